@@ -1,0 +1,75 @@
+"""JSON from strangers: bounded size, depth and memory; duplicate keys refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+from drupe.errors import FormatError, LimitError
+from drupe.sources.interface import Blob
+
+MAX_BYTES = 128 << 20
+"""Of one JSON file; the largest tokenizer.json known is about 35 MB, the largest shard index 10 MB."""
+_BYTES_PER_NODE = 100
+_MEMORY_FLOOR = 80 << 20
+
+Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+
+
+def read_json(blob: Blob) -> Json:
+    """The parsed content of a whole file. Raises FormatError or LimitError."""
+    if blob.size > MAX_BYTES:
+        raise LimitError("JSON file size in bytes", limit=MAX_BYTES, actual=blob.size, where=blob.name)
+    return parse_json(blob.read(0, blob.size), where=blob.name)
+
+
+def read_json_object(blob: Blob) -> dict[str, Json]:
+    """Like :func:`read_json`, and the top level must be an object."""
+    return as_object(read_json(blob), where=blob.name)
+
+
+def as_object(value: Json, where: str) -> dict[str, Json]:
+    """The value when it is an object; raises FormatError otherwise."""
+    if not isinstance(value, dict):
+        raise FormatError(f"expected a JSON object, found {type(value).__name__}", where=where)
+    return value
+
+
+def parse_json(data: bytes, where: str) -> Json:
+    """Parse UTF-8 JSON. Memory stays below 4 x the size + 100 MB whatever the text is.
+
+    >>> parse_json(b'{"a": [1, 2]}', "example")
+    {'a': [1, 2]}
+    """
+    _check_nodes(data, where)
+    try:
+        value: Json = json.loads(data, object_pairs_hook=_unique_keys(where))
+    except RecursionError:
+        limit = sys.getrecursionlimit()
+        raise LimitError("JSON nesting depth", limit=limit, actual=f"more than {limit}", where=where) from None
+    except ValueError as error:
+        raise FormatError(f"not valid JSON: {str(error)[:200]}", where=where) from None
+    return value
+
+
+def _check_nodes(data: bytes, where: str) -> None:
+    """A parsed node costs about 100 bytes: count the punctuation before building any."""
+    nodes = data.count(b",") + data.count(b"[") + data.count(b"{")
+    limit = (4 * len(data) + _MEMORY_FLOOR) // _BYTES_PER_NODE
+    if nodes > limit:
+        raise LimitError("values in a JSON text of this size", limit=limit, actual=nodes, where=where)
+
+
+def _unique_keys(where: str) -> Callable[[list[tuple[str, Json]]], dict[str, Json]]:
+    def hook(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    raise FormatError(f"duplicate JSON key {key[:80]!r}", where=where)
+                seen.add(key)
+        return result
+
+    return hook
