@@ -1,0 +1,258 @@
+"""Model: a lazy view of the parts that exist; an absent part says why.
+
+Opening a model reads headers only. Values are read when asked for, through :meth:`Model.read`, which undoes
+storage order: every :class:`Matrix` has output units as rows, whatever the file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from drupe.errors import UsageError
+from drupe.messages import msg
+from drupe.readers.card import Documents, read_documents
+from drupe.readers.code import CodeFiles, read_code
+from drupe.readers.config import Config, read_config
+from drupe.readers.config import from_gguf as config_from_gguf
+from drupe.readers.interface import Absent, FloatArray, Layout, TensorInfo, WeightFile, Window
+from drupe.readers.tokenizer import Tokenizer, read_tokenizer
+from drupe.readers.tokenizer import from_gguf as tokenizer_from_gguf
+from drupe.roles import Role, Roles, assign_roles
+from drupe.sources.interface import Tree
+
+MIN_ROWS, MIN_COLUMNS = 2, 32
+"""Smaller tensors (and all vectors) carry too few values to be compared as matrices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A weight matrix, rows = output units; a fused tensor gives several.
+
+    ``row_start`` is the first of its rows within the tensor, counted in canonical orientation.
+    """
+
+    tensor: str
+    rows: int
+    columns: int
+    row_start: int = 0
+    transposed: bool = False
+    role: str | None = None
+    layer: int | None = None
+
+    @property
+    def label(self) -> str:
+        """``3.up`` when the role is known, else the tensor's name."""
+        if self.role is None:
+            return self.tensor
+        return self.role if self.layer is None else f"{self.layer}.{self.role}"
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A rectangle of a matrix, in canonical orientation; the stop is exclusive."""
+
+    matrix: Matrix
+    row_start: int
+    row_stop: int
+    column_start: int
+    column_stop: int
+
+
+@dataclass(slots=True)
+class Model:
+    """One opened model. ``used`` counts the weight values that were read, by tensor."""
+
+    tree: Tree
+    weights: WeightFile | Absent
+    documents: Documents | Absent
+    code: CodeFiles | Absent
+    config: Config | Absent
+    tokenizer: Tokenizer | Absent
+    roles: Roles
+    matrices: tuple[Matrix, ...]
+    used: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weight values of all tensors."""
+        return 0 if isinstance(self.weights, Absent) else sum(t.size for t in self.weights.tensors.values())
+
+    def read(self, blocks: Sequence[Block]) -> list[FloatArray]:
+        """The values of each block, (rows, columns) float32, in one pass over the files."""
+        assert not isinstance(self.weights, Absent)
+        windows = [_window(block) for block in blocks]
+        values = self.weights.read(windows)
+        for window in windows:
+            read = (window.row_stop - window.row_start) * (window.column_stop - window.column_start)
+            size = self.weights.tensors[window.tensor].size
+            self.used[window.tensor] = min(size, max(self.used.get(window.tensor, 0), read))
+        return [
+            array.T if block.matrix.transposed else array for block, array in zip(blocks, values, strict=True)
+        ]
+
+    def load(self, matrix: Matrix) -> FloatArray:
+        """All values of one matrix."""
+        return self.read([Block(matrix, 0, matrix.rows, 0, matrix.columns)])[0]
+
+    def load_vector(self, tensor: str) -> FloatArray:
+        """All values of one tensor, flat."""
+        assert not isinstance(self.weights, Absent)
+        rows, columns = self.weights.tensors[tensor].matrix_shape
+        self.used[tensor] = rows * columns
+        return self.weights.read([Window(tensor, 0, rows, 0, columns)])[0].ravel()
+
+    @property
+    def share_used(self) -> float:
+        """Share of the weight values that were read."""
+        return sum(self.used.values()) / self.parameters if self.parameters else 0.0
+
+
+def _window(block: Block) -> Window:
+    top = block.matrix.row_start
+    rows = (top + block.row_start, top + block.row_stop)
+    columns = (block.column_start, block.column_stop)
+    if block.matrix.transposed:
+        rows, columns = columns, rows
+    return Window(block.matrix.tensor, *rows, *columns)
+
+
+def open_model(tree: Tree, extra_documents: Sequence[tuple[str, bytes]] = ()) -> Model:
+    """Open the parts of a model folder, file or repository; reads headers and small files only.
+
+    Raises FormatError (and its kin) when a part is broken; a missing part is Absent.
+    """
+    weights = open_weights(tree)
+    config, tokenizer = read_config(tree), read_tokenizer(tree)
+    fields = getattr(weights, "fields", None)
+    if isinstance(fields, Mapping):  # GGUF carries both in its header
+        config = config_from_gguf(fields) if isinstance(config, Absent) else config
+        if isinstance(tokenizer, Absent) and "tokenizer.ggml.tokens" in fields:
+            tokenizer = tokenizer_from_gguf(fields)
+    tensors = {} if isinstance(weights, Absent) else weights.tensors
+    auxiliary: frozenset[str] = getattr(weights, "auxiliary", frozenset())
+    roles = assign_roles(info for name, info in tensors.items() if name not in auxiliary)
+    matrices = tuple(list_matrices([t for n, t in tensors.items() if n not in auxiliary], roles))
+    return Model(
+        tree=tree,
+        weights=weights,
+        documents=read_documents(tree, extra_documents),
+        code=read_code(tree),
+        config=config,
+        tokenizer=tokenizer,
+        roles=roles,
+        matrices=matrices,
+    )
+
+
+def open_weights(tree: Tree) -> WeightFile | Absent:
+    """The weights of a tree, by the file name; the shallowest file of the best known format."""
+    names = _candidates(tree)
+    for suffix, opener in _OPENERS:
+        fitting = [name for name in names if name.lower().endswith(suffix)]
+        if fitting:
+            return opener(tree, _shallowest(fitting))
+    unread = [name for name in names if name.lower().endswith(_UNREAD)]
+    if unread:
+        return Absent(msg("part.weights_unread", file=unread[0]))
+    return Absent(msg("part.weights_missing"))
+
+
+def _candidates(tree: Tree) -> list[str]:
+    selected: str | None = getattr(tree, "selected", None)
+    return [selected] if selected else list(tree.files())
+
+
+def _shallowest(names: Sequence[str]) -> list[str]:
+    """The files of the folder nearest to the root; when several folders are equally near, the first."""
+    depth = min(name.count("/") for name in names)
+    near = [name for name in names if name.count("/") == depth]
+    folder = near[0].rpartition("/")[0]
+    return [name for name in near if name.rpartition("/")[0] == folder]
+
+
+def _open_index(tree: Tree, names: Sequence[str]) -> WeightFile:
+    from drupe.readers.safetensors import open_index
+
+    return open_index(tree, _only(names, "model.safetensors.index.json"))
+
+
+def _open_safetensors(tree: Tree, names: Sequence[str]) -> WeightFile:
+    from drupe.readers.safetensors import open_safetensors
+
+    plain = [name for name in names if name.rpartition("/")[2] == "model.safetensors"]
+    return open_safetensors([tree.open(name) for name in plain or names])
+
+
+def _open_gguf(tree: Tree, names: Sequence[str]) -> WeightFile:
+    from drupe.readers.gguf import open_gguf
+
+    return open_gguf(tree.open(_only(names, "model.gguf")))
+
+
+def _open_onnx(tree: Tree, names: Sequence[str]) -> WeightFile:
+    from drupe.readers.onnx import open_onnx
+
+    return open_onnx(tree.open(_only(names, "model.onnx")), tree)
+
+
+def _only(names: Sequence[str], usual: str) -> str:
+    """The one file, or the one with the usual name; raises UsageError when the choice is the user's."""
+    if len(names) == 1:
+        return names[0]
+    for name in names:
+        if name.rpartition("/")[2] == usual:
+            return name
+    raise UsageError(f"several models in one folder: {', '.join(names[:5])}", hint="give the path of one file")
+
+
+_OPENERS = (
+    (".safetensors.index.json", _open_index),
+    (".safetensors", _open_safetensors),
+    (".gguf", _open_gguf),
+    (".onnx", _open_onnx),
+)
+_UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".tflite")
+
+
+def list_matrices(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[Matrix]:
+    """Every tensor that is large enough, fused ones split, in the order given."""
+    for info in tensors:
+        if info.dtype in _INTEGERS and not info.is_quantised:
+            continue
+        role = roles.by_tensor.get(info.name)
+        transposed = role.transposed if role else False
+        if info.layout is not Layout.UNKNOWN:
+            transposed = info.layout is Layout.IN_OUT
+        rows, columns = info.matrix_shape
+        if transposed:
+            rows, columns = columns, rows
+        for start, height, name in _split(role, rows, columns):
+            if height >= MIN_ROWS and columns >= MIN_COLUMNS:
+                layer = role.layer if role else None
+                yield Matrix(info.name, height, columns, start, transposed, name, layer)
+
+
+_INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"})
+
+
+def _split(role: Role | None, rows: int, columns: int) -> list[tuple[int, int, str | None]]:
+    """(first row, rows, role) of each part of a possibly fused tensor (q+k+v, gate+up)."""
+    if role is None:
+        return [(0, rows, None)]
+    stack, _, last = role.name.rpartition(".")
+    parts = last.split("+")
+    if len(parts) == 1:
+        return [(0, rows, role.name)]
+    first = columns if len(parts) == 3 and rows > columns else rows // len(parts)
+    rest = (rows - first) // max(len(parts) - 1, 1)
+    heights = [first] + [rest] * (len(parts) - 1)
+    starts = [sum(heights[:place]) for place in range(len(parts))]
+    prefix = f"{stack}." if stack else ""
+    return [(s, h, prefix + p) for s, h, p in zip(starts, heights, parts, strict=True)]
+

@@ -1,0 +1,185 @@
+"""From "these layers correspond" to pairs of matrices in one coordinate system, one pair at a time.
+
+Each pair is tested by itself (permutation z, the row map found on other values than it is tested on), so that a
+map, which always comes out of an alignment, never passes for evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drupe.model import Block, Matrix
+from drupe.readers.interface import FloatArray
+from drupe.recover.parts import HIDDEN_ROLES, Parts
+from drupe.recover.profile import TokenRows, shared_tokens
+from drupe.recover.rotation import undo_rotation
+from drupe.recover.units import SIGNIFICANT_Z, RowMap, mapped_z, match_rows, recover_rows, row_permutation_z
+from drupe.signals.sketch.bits import window
+
+SAMPLE_ROWS = 64
+"""Rows of a matrix that a sampled comparison reads (one window of columns each)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What recovery believes: suspect layer -> source layer, the basis, and how much may be read."""
+
+    layer_map: tuple[tuple[int, int], ...]
+    rotation: FloatArray | None
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedPair:
+    """One pair in the source's coordinates; ``z`` is its own permutation z, ``moved`` what was permuted."""
+
+    suspect: Matrix
+    source: Matrix
+    suspect_values: FloatArray
+    source_values: FloatArray
+    raw: bool
+    """Whether the suspect's values are as stored (no rotation, no folding): grids are visible only then."""
+    z: float
+    moved: str | None = None
+    folded: bool = False
+
+    @property
+    def proven(self) -> bool:
+        """Whether the rows correspond beyond chance."""
+        return self.z >= SIGNIFICANT_Z
+
+
+def align(a: Parts, b: Parts, plan: Plan) -> Iterator[AlignedPair]:
+    """Token tables first, then the mapped layers; absent roles are left out."""
+    tokens = shared_tokens(a, b, limit=0)
+    for place in sorted({(r, l) for r, l in a.places if l is None}, key=str):
+        pair = _token_pair(a, b, place, plan, tokens) if place[0] in ("embed", "head") else _plain(a, b, place, place, plan)
+        if pair is not None:
+            yield pair
+    for i, j in plan.layer_map:
+        yield from _layer(a, b, i, j, plan)
+
+
+def _token_pair(
+    a: Parts, b: Parts, place: tuple[str, int | None], plan: Plan, tokens: TokenRows | None
+) -> AlignedPair | None:
+    mine, theirs = a.places[place], b.places.get(place)
+    if theirs is None or mine.columns != theirs.columns:
+        return None
+    if mine.rows == theirs.rows or tokens is None or not plan.full:
+        return _plain(a, b, place, place, plan, crop=True)
+    suspect, source = a.model.load(mine)[tokens.suspect], b.model.load(theirs)[tokens.source]
+    if plan.rotation is not None:
+        suspect = undo_rotation(place[0], suspect, plan.rotation)
+    return AlignedPair(mine, theirs, suspect, source, False, row_permutation_z(suspect, source))
+
+
+def _plain(
+    a: Parts,
+    b: Parts,
+    mine: tuple[str, int | None],
+    theirs: tuple[str, int | None],
+    plan: Plan,
+    *,
+    crop: bool = False,
+) -> AlignedPair | None:
+    """Rows in place; in a rotated basis the gains are folded and the rotation undone."""
+    left, right = a.places.get(mine), b.places.get(theirs)
+    if left is None or right is None or left.columns != right.columns:
+        return None
+    if left.rows != right.rows and not crop:
+        return None
+    rows = min(left.rows, right.rows)
+    suspect, source = (_values(p, m, rows, plan.full) for p, m in ((a, left), (b, right)))
+    suspect, source = _drop_empty_rows(suspect, source)
+    if plan.rotation is not None:
+        suspect = undo_rotation(mine[0], _folded(a, mine, suspect), plan.rotation)
+        source = _folded(b, theirs, source)
+    z = row_permutation_z(suspect, source)
+    return AlignedPair(left, right, suspect, source, plan.rotation is None, z)
+
+
+def _values(parts: Parts, matrix: Matrix, rows: int, full: bool) -> FloatArray:
+    if full:
+        return parts.model.load(matrix)[:rows]
+    start, stop = window(matrix.columns)
+    return parts.model.read([Block(matrix, 0, min(rows, SAMPLE_ROWS), start, stop)])[0]
+
+
+def _drop_empty_rows(suspect: FloatArray, source: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Rows that are zero on both sides say nothing (padding, holes)."""
+    kept = suspect.any(axis=1) | source.any(axis=1)
+    return (suspect, source) if kept.all() or not kept.any() else (suspect[kept], source[kept])
+
+
+def _folded(parts: Parts, place: tuple[str, int | None], values: FloatArray) -> FloatArray:
+    """The matrix with the norm gain in front of it folded in; output matrices have none."""
+    if place[0].rpartition(".")[2] not in ("q", "k", "v", "gate", "up", "head"):
+        return values
+    gain = parts.gain(*place)
+    return values if gain is None or gain.size != values.shape[1] else values * gain
+
+
+def _layer(a: Parts, b: Parts, i: int, j: int, plan: Plan) -> Iterator[AlignedPair]:
+    roles = sorted({role for role, layer in a.places if layer == i})
+    pairs = {role: _plain(a, b, (role, i), (role, j), plan) for role in roles}
+    found = {role: pair for role, pair in pairs.items() if pair is not None}
+    if plan.full:
+        found = _undo_units(found)
+        for role in ("q", "k", "v", "o"):
+            if role in found and not found[role].proven:
+                found[role] = _undo_rows(found[role], columns=role == "o")
+    order = {role: place for place, role in enumerate(HIDDEN_ROLES)}
+    for role in sorted(found, key=lambda r: order.get(r, 99)):
+        yield found[role]
+
+
+def _undo_units(found: dict[str, AlignedPair]) -> dict[str, AlignedPair]:
+    """FFN units: the map is found on one matrix and tested on another, then applied to all."""
+    votes = [role for role in ("gate", "up", "down") if role in found]
+    if len(votes) < 2 or all(found[role].proven for role in votes if role != "down"):
+        return found
+    first, second = votes[0], votes[1]
+    rows = match_rows(_unit_view(found[first], True), _unit_view(found[first], False))
+    z = mapped_z(_unit_view(found[second], True), _unit_view(found[second], False), rows)
+    if z < SIGNIFICANT_Z:
+        return found
+    undone = dict(found)
+    for role in votes:
+        undone[role] = _move(found[role], rows, columns=role == "down", z=z)
+    return undone
+
+
+def _unit_view(pair: AlignedPair, suspect: bool) -> FloatArray:
+    """Units as rows."""
+    values = pair.suspect_values if suspect else pair.source_values
+    return values.T if pair.suspect.role == "down" else values
+
+
+def _undo_rows(pair: AlignedPair, *, columns: bool) -> AlignedPair:
+    suspect, source = pair.suspect_values, pair.source_values
+    if columns:
+        suspect, source = suspect.T, source.T
+    recovery = recover_rows(suspect, source)
+    return pair if recovery.rows is None else _move(pair, recovery.rows, columns=columns, z=recovery.z)
+
+
+def _move(pair: AlignedPair, rows: RowMap, *, columns: bool, z: float) -> AlignedPair:
+    """Keep the matched units of both sides, the source's in the suspect's order."""
+    found = np.flatnonzero(rows.source_rows >= 0)
+    partner = rows.source_rows[found]
+    suspect, source = pair.suspect_values, pair.source_values
+    suspect = suspect[:, found] if columns else suspect[found]
+    source = source[:, partner] if columns else source[partner]
+    kind = "units" if pair.suspect.role in ("gate", "up", "down") else "heads"
+    return AlignedPair(pair.suspect, pair.source, suspect, source, pair.raw, z, kind)
+
+
+def spread(layers: Sequence[tuple[int, int]], most: int) -> tuple[tuple[int, int], ...]:
+    """At most ``most`` of the layer pairs, evenly spread, first and last included."""
+    if len(layers) <= most:
+        return tuple(layers)
+    return tuple(layers[int(k)] for k in np.linspace(0, len(layers) - 1, most))

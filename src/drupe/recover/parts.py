@@ -1,0 +1,66 @@
+"""The matrices of a model by role and layer: the common language of all recovery steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drupe.model import Model
+from drupe.model import Matrix
+from drupe.readers.interface import Absent, FloatArray
+
+Place = tuple[str, int | None]
+"""Role and layer."""
+
+INPUT_ROLES = ("q", "k", "v", "gate", "up")
+"""Matrices whose columns live in the residual stream, behind a norm gain."""
+OUTPUT_ROLES = ("o", "down")
+"""Matrices whose rows live in the residual stream."""
+HIDDEN_ROLES = INPUT_ROLES + OUTPUT_ROLES
+TOKEN_ROLES = ("embed", "head")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A model with its matrices by place. ``places`` may be borrowed from the other side of a match."""
+
+    model: Model
+    places: Mapping[Place, Matrix]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layer numbers, sorted."""
+        return tuple(sorted({layer for _, layer in self.places if layer is not None}))
+
+    def load(self, role: str, layer: int | None = None) -> FloatArray | None:
+        """All values of the matrix at a place; None when there is none."""
+        matrix = self.places.get((role, layer))
+        return None if matrix is None else self.model.load(matrix)
+
+    def gain(self, role: str, layer: int | None) -> NDArray[np.float32] | None:
+        """The norm gain in front of a matrix, or None (post-norm models, unknown names)."""
+        scheme = self.model.roles.scheme
+        if scheme is None or scheme.norm_after:
+            return None
+        stack, _, last = role.rpartition(".")
+        norm = "norm1" if last in ("q", "k", "v") else "norm2" if layer is not None else "final_norm"
+        wanted = f"{stack}.{norm}" if stack else norm
+        for tensor, known in self.model.roles.by_tensor.items():
+            if known.name == wanted and known.layer == layer and not isinstance(self.model.weights, Absent):
+                return self.model.load_vector(tensor)
+        return None
+
+
+def parts_of(model: Model, borrowed: Mapping[str, Place] | None = None) -> Parts:
+    """Matrices by (role, layer); ``borrowed`` gives places to tensors whose names say nothing."""
+    places: dict[Place, Matrix] = {}
+    for matrix in model.matrices:
+        place = (borrowed or {}).get(matrix.tensor)
+        if place is None and matrix.role is not None:
+            place = (matrix.role, matrix.layer)
+        if place is not None:
+            places.setdefault(place, matrix)
+    return Parts(model, places)

@@ -1,0 +1,95 @@
+"""Singular directions: did the suspect keep what the source learned, or only what the source started from?
+
+A = U S V'. b_i = u_i' B v_i / s_i, the share of A's i-th direction that B keeps. b_top = mean of the first 8,
+b_bulk = mean of i = 9 .. k/2, averaged over hidden matrices. A random start lives in the bulk; training makes
+the top. Descent keeps both; a shared start, trained apart, keeps the bulk and loses the top. Taken in the
+direction with the larger b_top, since a long training moves B's own top away.
+Rules and thresholds were chosen on a development zoo; see docs/design/004-shared-initialisation.md.
+Lies when the source is itself hardly trained (then its bulk is all there is): see ``trained``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from drupe.messages import msg
+from drupe.readers.interface import FloatArray
+from drupe.signals.interface import Baseline, Component, Effect, Finding, Measured
+
+SIGNAL = "weights.spectrum"
+TOP = 8
+MAX_SIDE = 2048
+LINEAGE_TOP, LINEAGE_RATIO = 0.45, 0.85
+SHARED_TOP, SHARED_RATIO, SHARED_GAP = 0.40, 0.50, 0.10
+
+
+class Start(StrEnum):
+    """What the spectra say of a pair whose weights are related in one basis."""
+
+    LINEAGE = "lineage"
+    SHARED = "shared_initialisation"
+    UNDETERMINED = "undetermined"
+
+
+@dataclass(frozen=True, slots=True)
+class SpectrumResult:
+    """Means over matrices, in the direction that keeps more of the top."""
+
+    top: float
+    bulk: float
+    matrices: int
+    start: Start
+    trained: bool
+    findings: tuple[Finding, ...]
+
+
+def kept_directions(a: FloatArray, b: FloatArray) -> tuple[float, float]:
+    """(b_top, b_bulk) of A's directions in B, both (rows, columns) of equal shape."""
+    u, s, vt = np.linalg.svd(a, full_matrices=False)
+    kept = np.einsum("ri,rc,ic->i", u, b, vt, optimize=True) / np.maximum(s, 1e-20)
+    half = max(TOP + 1, len(s) // 2)
+    return float(kept[:TOP].mean()), float(kept[TOP:half].mean())
+
+
+def outlier_ratio(a: FloatArray) -> float:
+    """Largest singular value over the Marchenko-Pastur edge sd(A)(sqrt m + sqrt c); about 1 at random start."""
+    edge = float(a.std()) * (np.sqrt(a.shape[0]) + np.sqrt(a.shape[1]))
+    return float(np.linalg.norm(a, 2)) / edge if edge > 0 else 0.0
+
+
+def compare(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> SpectrumResult | None:
+    """Judge aligned (suspect, source) matrices; None without any."""
+    usable = [(s, o) for s, o in pairs if max(s.shape) <= MAX_SIDE and s.shape == o.shape and min(s.shape) > 2 * TOP]
+    if not usable:
+        return None
+    forward = np.array([kept_directions(source, suspect) for suspect, source in usable])
+    backward = np.array([kept_directions(suspect, source) for suspect, source in usable])
+    chosen = max((forward, backward), key=lambda values: float(values[:, 0].mean()))
+    top, bulk = (float(value) for value in chosen.mean(axis=0))
+    trained = float(np.median([outlier_ratio(source) for _, source in usable])) > 1.2
+    start = _judge(top, bulk)
+    spread = 1.96 * float(chosen[:, 0].std()) / np.sqrt(len(usable))
+    finding = Measured(
+        SIGNAL,
+        Component.WEIGHTS,
+        top / bulk if bulk else 0.0,
+        msg("spectrum.null"),
+        len(usable),
+        effect=Effect(top, top - spread, top + spread),
+        baseline=Baseline(msg("spectrum.baseline"), 0.0, 0.02),
+        caveats=(msg("spectrum.caveat", top=round(top, 3), bulk=round(bulk, 3)),),
+    )
+    return SpectrumResult(top, bulk, len(usable), start, trained, (finding,))
+
+
+def _judge(top: float, bulk: float) -> Start:
+    ratio = top / bulk if bulk > 0 else 0.0
+    if top >= LINEAGE_TOP and ratio >= LINEAGE_RATIO:
+        return Start.LINEAGE
+    if top <= SHARED_TOP and ratio <= SHARED_RATIO and bulk - top >= SHARED_GAP:
+        return Start.SHARED
+    return Start.UNDETERMINED

@@ -1,0 +1,114 @@
+"""Row matching: which hidden unit of one matrix is which of the other, and whether rows correspond at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drupe.readers.interface import FloatArray
+
+MAX_COLUMNS = 512
+"""Columns that enter a cosine; more add cost and no decision (cosine null sd is 1/sqrt(columns))."""
+MAX_ROWS = 256
+"""Rows of the permutation test."""
+SIGNIFICANT_Z = 6.0
+"""Permutation z of one matrix from which its rows are taken as corresponding (p < 1e-9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowMap:
+    """``source_rows[i]`` = row of the source that is row i of the suspect, -1 when none is.
+
+    ``share`` = matched rows / rows; ``moved`` = share of the matched rows that changed place.
+    """
+
+    source_rows: NDArray[np.intp]
+    share: float
+    moved: float
+
+
+def unit_rows(matrix: FloatArray, columns: int = MAX_COLUMNS) -> FloatArray:
+    """Rows of length one, in at most ``columns`` evenly spread columns."""
+    step = max(1, matrix.shape[1] // columns)
+    thinned = np.nan_to_num(matrix[:, ::step][:, :columns])
+    norms = np.linalg.norm(thinned, axis=1, keepdims=True)
+    result: FloatArray = thinned / np.maximum(norms, 1e-20)
+    return result
+
+
+def mutual_nearest(similarity: FloatArray) -> NDArray[np.intp]:
+    """For each row the column that is its nearest and whose nearest it is, else -1."""
+    forward = similarity.argmax(axis=1)
+    backward = similarity.argmax(axis=0)
+    rows = np.arange(similarity.shape[0])
+    return np.where(backward[forward] == rows, forward, -1)
+
+
+def match_rows(suspect: FloatArray, source: FloatArray) -> RowMap:
+    """Mutual nearest rows by cosine; signs are free (a unit may be negated).
+
+    Under independence about half of the rows find some mutual partner at cosine ~ sqrt(2 ln n / d), so the
+    share alone proves nothing: test the aligned votes (weights.rows) before believing a map.
+    """
+    similarity = np.abs(unit_rows(suspect) @ unit_rows(source).T)
+    rows = mutual_nearest(similarity)
+    found = rows >= 0
+    moved = float(np.mean(rows[found] != np.flatnonzero(found))) if found.any() else 0.0
+    return RowMap(rows, float(found.mean()), moved)
+
+
+def agreeing_rows(first: RowMap, second: RowMap) -> RowMap:
+    """Rows on which two independent votes name the same partner (gate and up, or up and down columns)."""
+    agree = (first.source_rows == second.source_rows) & (first.source_rows >= 0)
+    rows = np.where(agree, first.source_rows, -1)
+    moved = float(np.mean(rows[agree] != np.flatnonzero(agree))) if agree.any() else 0.0
+    return RowMap(rows, float(agree.mean()), moved)
+
+
+def row_permutation_z(suspect: FloatArray, source: FloatArray) -> float:
+    """z of sum_i cos(a_i, b_i) under random pairings of the rows; mean and variance in closed form.
+
+    With C the matrix of cosines, doubly centred, n rows: mean = sum(C)/n, variance = sum(centred^2)/(n - 1)
+    (Hoeffding, Ann. Math. Stat. 1951). Exact under exchangeable units (Zhu et al., ICML 2025, section 3):
+    no model of the weights. Measured on independent pairs: sd 0.95. Rows beyond 256 are thinned.
+    """
+    step = max(1, min(suspect.shape[0], source.shape[0]) // MAX_ROWS)
+    rows = min(suspect.shape[0], source.shape[0]) // step
+    left = unit_rows(suspect[::step][:rows])
+    cosines = np.asarray(left @ unit_rows(source[::step][:rows]).T, np.float64)
+    centred = cosines - cosines.mean(axis=0) - cosines.mean(axis=1, keepdims=True) + cosines.mean()
+    variance = float((centred**2).sum()) / max(rows - 1, 1)
+    return float(np.trace(centred)) / np.sqrt(variance) if variance > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RowRecovery:
+    """A row map and its evidence on values that did not choose it."""
+
+    rows: RowMap | None
+    z: float
+
+
+def recover_rows(suspect: FloatArray, source: FloatArray) -> RowRecovery:
+    """Find the row map on the even columns and test it on the odd ones (held out, so z is honest).
+
+    ``rows`` is None when the rows correspond in place already or no map is significant.
+    """
+    in_place = row_permutation_z(suspect, source)
+    if in_place >= SIGNIFICANT_Z or suspect.shape != source.shape:
+        return RowRecovery(None, in_place)
+    candidate = match_rows(suspect[:, ::2], source[:, ::2])
+    z = mapped_z(suspect[:, 1::2], source[:, 1::2], candidate)
+    if z < SIGNIFICANT_Z:
+        return RowRecovery(None, in_place)
+    return RowRecovery(match_rows(suspect, source), z)
+
+
+def mapped_z(suspect: FloatArray, source: FloatArray, rows: RowMap) -> float:
+    """Permutation z of the rows that a map found elsewhere pairs; 0 with fewer than 8 of them."""
+    found = np.flatnonzero(rows.source_rows >= 0)
+    if found.size < 8:
+        return 0.0
+    return row_permutation_z(suspect[found], source[rows.source_rows[found]])

@@ -1,0 +1,224 @@
+"""Tensor name -> role and layer, from ``data/architectures`` and, for unknown names, inferred.
+
+A known scheme is data. Unknown names are grouped by their pattern (numbers replaced): a pattern that repeats
+with one shape over at least two numbers is a layer. What stays opaque is compared by shape and content.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from drupe.readers.interface import Layout, TensorInfo
+
+_NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
+MIN_COVERAGE = 0.5
+"""Share of a model's tensors that a scheme must explain before its roles are used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One naming scheme: pattern -> role, and how it stores its matrices."""
+
+    name: str
+    title: str
+    roles: Mapping[str, str]
+    transposed: frozenset[str]
+    norm_after: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a tensor is. ``layer`` is None outside the repeated blocks; ``expert`` in mixtures only."""
+
+    name: str
+    layer: int | None = None
+    expert: int | None = None
+    transposed: bool = False
+
+    @property
+    def label(self) -> str:
+        """Readable identity, such as ``3.up`` or ``embed``."""
+        place = "" if self.layer is None else f"{self.layer}."
+        return f"{place}{self.name}" + ("" if self.expert is None else f".{self.expert}")
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """The roles of a model. ``scheme`` is None when they were inferred; unnamed tensors are absent."""
+
+    scheme: Scheme | None
+    by_tensor: Mapping[str, Role]
+    layers: int
+
+
+@cache
+def schemes() -> tuple[Scheme, ...]:
+    """Every scheme in ``data/architectures``, ``extends`` resolved. Raises ValueError on bad data."""
+    tables = {}
+    for file in (resources.files("drupe") / "data" / "architectures").iterdir():
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        if "roles" in table:
+            tables[str(table["name"])] = table
+    return tuple(_scheme(table, tables) for _, table in sorted(tables.items()))
+
+
+def _scheme(table: Mapping[str, object], tables: Mapping[str, Mapping[str, object]]) -> Scheme:
+    unknown = set(table) - {"name", "title", "provenance", "extends", "transposed", "norm_after", "roles"}
+    if unknown or "provenance" not in table:
+        raise ValueError(f"scheme {table.get('name')}: unknown keys {unknown} or no provenance")
+    base = tables[str(table["extends"])] if "extends" in table else {}
+    roles = {**_table(base.get("roles", {})), **_table(table["roles"])}
+    if "extends" in table:  # a role that the extension names anew replaces the inherited name
+        own = _table(table["roles"])
+        roles = {pattern: role for pattern, role in roles.items() if pattern in own or role not in own.values()}
+    transposed = table.get("transposed", base.get("transposed", []))
+    assert isinstance(transposed, list)
+    return Scheme(
+        name=str(table["name"]),
+        title=str(table["title"]),
+        roles=roles,
+        transposed=frozenset(str(role) for role in transposed),
+        norm_after=bool(table.get("norm_after", base.get("norm_after", False))),
+    )
+
+
+def _table(value: object) -> dict[str, str]:
+    assert isinstance(value, dict)
+    return {str(key): str(item) for key, item in value.items()}
+
+
+@cache
+def _hints() -> tuple[tuple[re.Pattern[str], str], ...]:
+    file = resources.files("drupe") / "data" / "architectures" / "hints.toml"
+    table = tomllib.loads(file.read_text(encoding="utf-8"))
+    return tuple((re.compile(pattern), role) for pattern, role in table["hints"])
+
+
+def split_name(name: str) -> tuple[str, tuple[int, ...]]:
+    """A name as pattern and numbers.
+
+    >>> split_name("model.layers.3.mlp.up_proj.weight")
+    ('model.layers.{}.mlp.up_proj.weight', (3,))
+    """
+    numbers = tuple(int(number) for number in _NUMBER.findall(name))
+    return _NUMBER.sub("{}", name), numbers
+
+
+def assign_roles(tensors: Iterable[TensorInfo]) -> Roles:
+    """The roles of all tensors that a scheme explains, else the inferred ones."""
+    infos = list(tensors)
+    best: tuple[int, int, Scheme, dict[str, Role]] | None = None
+    for scheme in schemes():
+        found = _match(scheme, infos)
+        key = (len(found), -len(scheme.roles))
+        if found and (best is None or key > best[:2]):
+            best = (*key, scheme, found)
+    if best is not None and best[0] >= MIN_COVERAGE * len(infos):
+        rest = [info for info in infos if info.name not in best[3]]
+        return _roles(best[2], {**_infer(rest), **best[3]})
+    return _roles(None, _infer(infos))
+
+
+def _roles(scheme: Scheme | None, by_tensor: dict[str, Role]) -> Roles:
+    layers = {role.layer for role in by_tensor.values() if role.layer is not None}
+    return Roles(scheme, by_tensor, len(layers))
+
+
+def _match(scheme: Scheme, infos: Sequence[TensorInfo]) -> dict[str, Role]:
+    """Names that the scheme explains, all below one common prefix (or a parent of it)."""
+    found: dict[str, tuple[str, Role]] = {}
+    for info in infos:
+        hit = _lookup(scheme, info.name)
+        if hit is not None:
+            found[info.name] = hit
+    layered = Counter(prefix for prefix, role in found.values() if role.layer is not None)
+    if not layered:
+        return {}
+    main = layered.most_common(1)[0][0]
+    return {name: role for name, (prefix, role) in found.items() if main.startswith(prefix)}
+
+
+def _lookup(scheme: Scheme, name: str) -> tuple[str, Role] | None:
+    """The role of a name, trying it with 0, 1, 2 ... leading components removed."""
+    parts = name.split(".")
+    for cut in range(min(len(parts), 6)):
+        rest = ".".join(parts[cut:])
+        if rest in scheme.roles:  # patterns whose numbers are part of the name (layer.0 of T5)
+            role = scheme.roles[rest]
+            return ".".join(parts[:cut]), Role(role, transposed=role in scheme.transposed)
+        place = next((k for k, part in enumerate(parts[cut:]) if part.isdigit()), None)
+        if place is None:
+            continue
+        pattern = parts[cut:]
+        layer = int(pattern[place]) if len(pattern[place]) < 6 else None
+        pattern[place] = "{}"
+        role = scheme.roles.get(".".join(pattern), "")
+        if role and layer is not None:
+            return ".".join(parts[:cut]), Role(role, layer, transposed=role in scheme.transposed)
+    return None
+
+
+def _infer(infos: Sequence[TensorInfo]) -> dict[str, Role]:
+    """Roles of repeated names of one shape: layer from the number, role from words and shape."""
+    groups: dict[str, list[tuple[tuple[int, ...], TensorInfo]]] = defaultdict(list)
+    for info in infos:
+        pattern, numbers = split_name(info.name)
+        groups[pattern].append((numbers, info))
+    hidden = _hidden_size(groups)
+    found: dict[str, Role] = {}
+    for pattern, members in groups.items():
+        varying = _varying(members)
+        if varying is None or len({info.shape for _, info in members}) != 1:
+            continue
+        role = _guess(pattern, members[0][1], hidden)
+        for numbers, info in members:
+            found[info.name] = Role(role, numbers[varying])
+    return found
+
+
+def _varying(members: Sequence[tuple[tuple[int, ...], TensorInfo]]) -> int | None:
+    """Position of the one number that counts the members of a pattern from 0 or 1 upward, or None."""
+    if len(members) < 2:
+        return None
+    columns = list(zip(*(numbers for numbers, _ in members), strict=True))
+    varying = [place for place, values in enumerate(columns) if len(set(values)) > 1]
+    if len(varying) != 1 or len(set(columns[varying[0]])) != len(members):
+        return None
+    values = sorted(columns[varying[0]])
+    return varying[0] if values[0] <= 1 and values[-1] - values[0] == len(values) - 1 else None
+
+
+def _hidden_size(groups: Mapping[str, Sequence[tuple[tuple[int, ...], TensorInfo]]]) -> int:
+    """The extent that most matrices share: the width of the residual stream."""
+    extents: Counter[int] = Counter()
+    for members in groups.values():
+        for _, info in members:
+            if len(info.shape) == 2:
+                extents.update(set(info.shape))
+    return extents.most_common(1)[0][0] if extents else 0
+
+
+def _guess(pattern: str, info: TensorInfo, hidden: int) -> str:
+    if len(info.shape) != 2:
+        return pattern
+    rows, columns = info.shape if info.layout is not Layout.IN_OUT else info.shape[::-1]
+    for regex, role in _hints():
+        if regex.search(pattern) and _fits(role, rows, columns, hidden):
+            return role
+    return pattern
+
+
+def _fits(role: str, rows: int, columns: int, hidden: int) -> bool:
+    if role in ("gate", "up"):
+        return columns == hidden and rows > hidden
+    if role == "down":
+        return rows == hidden and columns > hidden
+    if role == "o":
+        return rows == hidden
+    return columns == hidden

@@ -1,0 +1,1 @@
+"""weights.sketch: sign sketch of row-pair differences (see bits, facts, compare)."""

@@ -1,0 +1,114 @@
+"""Sign sketch of the weights: a few hundred bits of each matrix that survive whatever keeps its basis.
+
+For every matrix eight rows are read, in one window of at most 1,024 columns (4 KiB of float32) fixed by the
+width alone. A bit is the sign of W[r, c] - W[r', c] for four pairs of neighbouring rows and 128 columns each:
+differences remove column means, which unrelated models share. Any two matrices of equal width compare.
+
+Agreement rate a over n bits: z = (2a - 1) sqrt(n); under independence z ~ N(0, 1). For Gaussian entries of
+correlation rho, a = 1/2 + asin(rho) / pi. Ties (quantised, pruned) are decided by a coin that the sampled
+values themselves seed, so two unrelated tables of ties agree half of the time.
+
+Blind to a rotation of the residual stream; sees a shared initialisation as well as descent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drupe.readers.interface import FloatArray
+
+VERSION = 1
+ROWS = 8
+PAIRS = ROWS // 2
+COLUMNS = 128
+WINDOW = 1024
+ALIGN = 256
+"""Windows start at multiples of this: the longest quantisation block of GGUF."""
+WORDS = PAIRS * COLUMNS // 64
+DIGEST_BYTES = 8
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser: the same numbers on every machine (Steele, Lea, Flood, OOPSLA 2014)."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+@cache
+def window(width: int) -> tuple[int, int]:
+    """First and one-past-last column that a sketch of this width reads."""
+    if width <= WINDOW:
+        return 0, width
+    seed = _mix(np.array([VERSION * 0x9E3779B97F4A7C15 + width & 0xFFFFFFFFFFFFFFFF], np.uint64))
+    places = (width - WINDOW) // ALIGN + 1
+    start = int(seed[0] % np.uint64(places)) * ALIGN
+    return start, start + WINDOW
+
+
+@cache
+def columns(width: int) -> NDArray[np.intp]:
+    """Columns (relative to the window) of each row pair, shape (pairs, min(128, width)), sorted."""
+    start, stop = window(width)
+    span = stop - start
+    chosen = []
+    for pair in range(PAIRS):
+        key = (np.arange(span, dtype=np.uint64) << np.uint64(8)) + np.uint64(pair + PAIRS * VERSION)
+        order = np.argsort(_mix(key + np.uint64(width << 32)), kind="stable")
+        chosen.append(np.sort(order[: min(COLUMNS, span)]))
+    return np.array(chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class SketchBits:
+    """Bits of one matrix, packed into little-endian words; ``count`` of them are used."""
+
+    words: NDArray[np.uint64]
+    count: int
+
+
+def value_digest(block: FloatArray) -> bytes:
+    """8 bytes of blake2b over the sampled values as little-endian float32, zeros unsigned, one NaN."""
+    clean = np.ascontiguousarray(block, dtype="<f4") + np.float32(0.0)
+    clean[np.isnan(clean)] = np.nan
+    return hashlib.blake2b(clean.tobytes(), digest_size=DIGEST_BYTES).digest()
+
+
+def sketch_bits(block: FloatArray, width: int) -> SketchBits:
+    """Sketch of the sampled rows of one matrix: ``block`` is (at most 8 rows, window columns)."""
+    pairs = block.shape[0] // 2
+    chosen = columns(width)[:pairs]
+    upper = np.take_along_axis(block[0 : 2 * pairs : 2], chosen, axis=1)
+    lower = np.take_along_axis(block[1 : 2 * pairs : 2], chosen, axis=1)
+    bits = upper > lower
+    ties = (upper == lower) | np.isnan(upper) | np.isnan(lower)
+    if ties.any():
+        bits = np.where(ties, _coins(block, bits.shape), bits)
+    packed = np.packbits(bits.ravel(), bitorder="little")
+    words = np.zeros(WORDS * 8, np.uint8)
+    words[: packed.size] = packed
+    return SketchBits(words.view("<u8").astype(np.uint64), bits.size)
+
+
+def _coins(block: FloatArray, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    seed = np.frombuffer(value_digest(block), "<u8")[0]
+    index = np.arange(shape[0] * shape[1], dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        return (_mix(index * np.uint64(0x9E3779B97F4A7C15) + seed) & np.uint64(1)).astype(bool).reshape(shape)
+
+
+def agreement_z(
+    a: NDArray[np.uint64], b: NDArray[np.uint64], count: int
+) -> NDArray[np.float64]:
+    """z of every pair of sketches: a (m, words), b (n, words), both of ``count`` bits -> (m, n)."""
+    unequal = np.zeros((a.shape[0], b.shape[0]), np.int64)
+    for word in range(a.shape[1]):
+        unequal += np.bitwise_count(a[:, None, word] ^ b[None, :, word])
+    result: NDArray[np.float64] = (count - 2.0 * unequal) / np.sqrt(max(count, 1))
+    return result

@@ -1,0 +1,92 @@
+"""Tensors that carry no lineage: constants, tables, fixed transforms, damage. Recognised, never dropped silently.
+
+Rules and their measurements: docs/design/002-uninformative-tensors.md.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+from drupe.readers.interface import FloatArray
+
+
+class State(IntEnum):
+    """Whether a matrix may speak for lineage; the numbers are part of the fingerprint format."""
+
+    INFORMATIVE = 0
+    TOO_SMALL = 1
+    NOT_FINITE = 2
+    ALL_ZERO = 3
+    FEW_VALUES = 4
+    SMOOTH = 5
+    FIXED_TRANSFORM = 6
+
+
+MIN_DISTINCT = 5
+MAX_MODE_SHARE = 0.5
+MAX_LAG1 = 0.5
+SPECTRAL_LIMIT = 4.0
+MIN_BITS = 64
+
+
+def classify(sample: FloatArray, *, role_known: bool) -> State:
+    """The state of a matrix from its sampled rows.
+
+    A known role cannot be a mask or a transform; an unknown one may.
+    """
+    if not np.isfinite(sample).all():
+        return State.NOT_FINITE
+    if not sample.any():
+        return State.ALL_ZERO
+    if sample.size < MIN_BITS or sample.shape[0] < 2:
+        return State.TOO_SMALL
+    if _has_few_values(sample):
+        return State.FEW_VALUES
+    if not role_known and lag1(sample) > MAX_LAG1:
+        return State.SMOOTH
+    return State.INFORMATIVE
+
+
+def _has_few_values(sample: FloatArray) -> bool:
+    """At most four values, or one non-zero value in most places, or hardly any but zero.
+
+    Zeros alone do not count as a mode while a fifth of the values differs: pruning leaves lineage behind.
+    """
+    values, counts = np.unique(sample, return_counts=True)
+    if values.size < MIN_DISTINCT:
+        return True
+    mode = int(np.argmax(counts))
+    if values[mode] == 0.0:
+        return bool(counts[mode] > 0.98 * sample.size)
+    return bool(counts[mode] > MAX_MODE_SHARE * sample.size)
+
+
+def lag1(sample: FloatArray) -> float:
+    """Autocorrelation along rows at lag 1, each row centred: near 0 for weights, near 1 for tables."""
+    centred = sample - sample.mean(axis=1, keepdims=True)
+    power = float((centred * centred).sum())
+    return float((centred[:, 1:] * centred[:, :-1]).sum()) / power if power > 0 else 0.0
+
+
+def is_fixed_transform(matrix: FloatArray) -> bool:
+    """Spectral lines along both axes: a Fourier, cosine or filter-bank basis, equal in unrelated models.
+
+    Peak = share of the three strongest frequencies x N / (3 ln N), about 1 for noise; both axes > 4.
+    Lies for learned position tables along one axis, hence both. Needs at least 32 rows and columns.
+    """
+    if min(matrix.shape) < 32 or not np.isfinite(matrix).all():
+        return False
+    return all(_spectral_peak(view) > SPECTRAL_LIMIT for view in (matrix, matrix.T))
+
+
+def _spectral_peak(matrix: FloatArray) -> float:
+    centred = matrix - matrix.mean(axis=1, keepdims=True)
+    power = np.abs(np.fft.rfft(centred, axis=1))[:, 1:] ** 2
+    total = power.sum(axis=1)
+    count = power.shape[1]
+    if count < 8 or not total.all():
+        return 0.0
+    top = np.partition(power, count - 3, axis=1)[:, -3:].sum(axis=1)
+    return float(np.median(top / total)) * count / (3.0 * np.log(count))
