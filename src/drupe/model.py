@@ -6,7 +6,7 @@ storage order: every :class:`Matrix` has output units as rows, whatever the file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from drupe.errors import UsageError
@@ -129,11 +129,11 @@ def open_model(tree: Tree, extra_documents: Sequence[tuple[str, bytes]] = ()) ->
     """
     weights = open_weights(tree)
     config, tokenizer = read_config(tree), read_tokenizer(tree)
-    fields = getattr(weights, "fields", None)
-    if isinstance(fields, Mapping):  # GGUF carries both in its header
-        config = config_from_gguf(fields) if isinstance(config, Absent) else config
-        if isinstance(tokenizer, Absent) and "tokenizer.ggml.tokens" in fields:
-            tokenizer = tokenizer_from_gguf(fields)
+    if not isinstance(weights, Absent) and weights.format == "gguf":  # its header carries both
+        embedded = _embedded(weights)
+        config = config_from_gguf(embedded) if isinstance(config, Absent) else config
+        if isinstance(tokenizer, Absent) and "tokenizer.ggml.tokens" in embedded:
+            tokenizer = tokenizer_from_gguf(embedded)
     tensors = {} if isinstance(weights, Absent) else weights.tensors
     auxiliary: frozenset[str] = getattr(weights, "auxiliary", frozenset())
     roles = assign_roles(info for name, info in tensors.items() if name not in auxiliary)
@@ -148,6 +148,18 @@ def open_model(tree: Tree, extra_documents: Sequence[tuple[str, bytes]] = ()) ->
         roles=roles,
         matrices=matrices,
     )
+
+
+def _embedded(weights: WeightFile) -> dict[str, object]:
+    """The metadata of a GGUF header, arrays decoded."""
+    from drupe.readers.gguf import GgufFile
+    from drupe.readers.gguf_header import GgufArray
+
+    assert isinstance(weights, GgufFile)
+    return {
+        key: weights.array(key) if isinstance(value, GgufArray) else value
+        for key, value in weights.fields.items()
+    }
 
 
 def open_weights(tree: Tree) -> WeightFile | Absent:

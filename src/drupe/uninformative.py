@@ -89,4 +89,4 @@ def _spectral_peak(matrix: FloatArray) -> float:
     if count < 8 or not total.all():
         return 0.0
     top = np.partition(power, count - 3, axis=1)[:, -3:].sum(axis=1)
-    return float(np.median(top / total)) * count / (3.0 * np.log(count))
+    return float(np.median(top / total) * count / (3.0 * np.log(count)))

@@ -54,11 +54,11 @@ class Parts:
         return None
 
 
-def parts_of(model: Model, borrowed: Mapping[str, Place] | None = None) -> Parts:
-    """Matrices by (role, layer); ``borrowed`` gives places to tensors whose names say nothing."""
+def parts_of(model: Model, borrowed: Mapping[Matrix, Place] | None = None) -> Parts:
+    """Matrices by (role, layer); ``borrowed`` gives places to matrices whose names say nothing."""
     places: dict[Place, Matrix] = {}
     for matrix in model.matrices:
-        place = (borrowed or {}).get(matrix.tensor)
+        place = (borrowed or {}).get(matrix)
         if place is None and matrix.role is not None:
             place = (matrix.role, matrix.layer)
         if place is not None:

@@ -73,18 +73,18 @@ def shared_tokens(a: Parts, b: Parts, limit: int = TOKENS) -> TokenRows | None:
             if index < left.rows and theirs.pieces.get(piece, right.rows) < right.rows
         ]
         if len(pairs) >= MIN_TOKENS:
-            chosen = np.array(sorted(pairs), np.intp)
-            return TokenRows(*_thin(chosen, limit).T, by_string=True)
+            return _token_rows(np.array(sorted(pairs), np.intp), limit, by_string=True)
     if left.rows == right.rows >= MIN_TOKENS:
         rows = np.arange(left.rows)
-        return TokenRows(*_thin(np.stack([rows, rows], axis=1), limit).T, by_string=False)
+        return _token_rows(np.stack([rows, rows], axis=1), limit, by_string=False)
     return None
 
 
-def _thin(pairs: NDArray[np.intp], limit: int) -> NDArray[np.intp]:
-    if limit <= 0 or len(pairs) <= limit:
-        return pairs
-    return pairs[np.linspace(0, len(pairs) - 1, limit).astype(np.intp)]
+def _token_rows(pairs: NDArray[np.intp], limit: int, *, by_string: bool) -> TokenRows:
+    """At most ``limit`` pairs (0: all), evenly spread over the suspect's ids."""
+    if 0 < limit < len(pairs):
+        pairs = pairs[np.linspace(0, len(pairs) - 1, limit).astype(np.intp)]
+    return TokenRows(pairs[:, 0], pairs[:, 1], by_string)
 
 
 def compare(a: Parts, b: Parts, layer_pairs: Sequence[tuple[int, int]] | None) -> ProfileResult:

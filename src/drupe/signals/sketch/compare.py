@@ -146,7 +146,9 @@ def _best(
 
 def _role_test(a: WeightFacts, b: WeightFacts, scale: float) -> tuple[float, float, list[tuple[int, int]]]:
     """Best z over cyclic layer shifts, its corrected log10 p, and the pairs of that shift."""
-    places = {(m.role, m.layer, m.columns): i for i, m in enumerate(b.matrices) if m.role is not None}
+    places: dict[tuple[str | None, int | None, int], int] = {
+        (m.role, m.layer, m.columns): i for i, m in enumerate(b.matrices) if m.role is not None
+    }
     depth = 1 + max((m.layer for m in b.matrices if m.layer is not None), default=0)
     best: tuple[float, list[tuple[int, int]]] = (0.0, [])
     for shift in range(depth):

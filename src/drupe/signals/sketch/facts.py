@@ -32,7 +32,7 @@ class WeightFacts:
     @property
     def informative(self) -> NDArray[np.bool_]:
         """Which matrices may speak for lineage."""
-        return self.states == State.INFORMATIVE
+        return np.equal(self.states, np.uint8(State.INFORMATIVE))
 
 
 def sample_block(matrix: Matrix, rows: int = ROWS) -> Block:

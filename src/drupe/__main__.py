@@ -1,0 +1,5 @@
+"""``python -m drupe``."""
+
+from drupe.cli import main
+
+raise SystemExit(main())

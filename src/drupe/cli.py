@@ -1,0 +1,321 @@
+"""Arguments -> workflow -> renderer -> exit code. Anything longer belongs into workflows.py.
+
+Heavy modules are imported inside the verbs, so that ``drupe --help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drupe.errors import DrupeError, UsageError
+from drupe.messages import LANGUAGES, Language, Message, msg
+
+if TYPE_CHECKING:
+    from drupe.compare import Budget
+    from drupe.document import Report
+
+OK, RELATED, FAILED, UNDECIDED = 0, 1, 2, 3
+"""Exit codes: nothing found or done; copy, derivative or wrapper; could not analyse; inconclusive."""
+LABELS = ("copy", "derivative", "same_design", "unrelated", "inconclusive", "wrapper")
+FORMATS = ("terminal", "json")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    # One thread is faster on the small matrices of a sample, and starts faster; the user's choice wins.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except DrupeError as error:
+        print(f"drupe: {_printable(str(error))}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("drupe: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _printable(text: str) -> str:
+    """Control characters of a stranger's file name or text, made visible."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples as written."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; its names and exit codes are public."""
+    parser = argparse.ArgumentParser(
+        prog="drupe",
+        description=msg("cli.description").text(_language_of_environment()),
+        epilog=msg("cli.epilog").text(_language_of_environment()),
+        formatter_class=_Help,
+    )
+    parser.add_argument("--version", action="version", version=f"drupe {_version()}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_inspect(verbs)
+    _add_compare(verbs)
+    _add_sketch(verbs)
+    _add_report(verbs)
+    _add_demo(verbs)
+    return parser
+
+
+Verbs = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _language_of_environment() -> Language:
+    return "zh" if os.environ.get("LANG", "").startswith("zh") else "en"
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("drupe")
+
+
+def _verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> argparse.ArgumentParser:
+    language = _language_of_environment()
+    return verbs.add_parser(
+        name,
+        help=msg(f"cli.{name}_help").text(language),
+        description=msg(f"cli.{name}_help").text(language),
+        epilog=msg(f"cli.{name}_examples").text(language),
+        formatter_class=_Help,
+    )
+
+
+def _say(key: str) -> str:
+    return msg(f"cli.{key}").text(_language_of_environment())
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=FORMATS, default="terminal", help=_say("format"))
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help=_say("output"))
+    parser.add_argument("--lang", choices=LANGUAGES, default=_language_of_environment(), help=_say("lang"))
+    _add_verbosity(parser)
+
+
+def _add_verbosity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-q", "--quiet", action="store_true", help=_say("quiet"))
+    group.add_argument("-v", "--verbose", action="store_true", help=_say("verbose"))
+
+
+def _add_offline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--offline", action="store_true", help=_say("offline"))
+
+
+def _add_inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "inspect")
+    parser.add_argument("model", metavar="MODEL", help=_say("locator"))
+    _add_offline(parser)
+    _add_output(parser)
+    parser.set_defaults(run=run_inspect)
+
+
+def _add_compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "compare")
+    parser.add_argument("suspect", metavar="SUSPECT", help=_say("locator"))
+    parser.add_argument("source", metavar="SOURCE", help=_say("locator"))
+    parser.add_argument("--budget", default="auto", metavar="sample|full|BYTES", help=_say("budget"))
+    parser.add_argument("--fail-on", metavar="LABEL[:undisclosed],...", help=_say("fail_on"))
+    parser.add_argument("--document", action="append", type=Path, default=[], metavar="FILE", help=_say("document"))
+    _add_offline(parser)
+    _add_output(parser)
+    parser.set_defaults(run=run_compare)
+
+
+def _add_sketch(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "sketch")
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=_say("locator"))
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help=_say("sketch_output"))
+    parser.add_argument("--evidence", metavar="DIR", type=Path, help=_say("evidence"))
+    _add_offline(parser)
+    _add_verbosity(parser)
+    parser.set_defaults(run=run_sketch)
+
+
+def _add_report(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "report")
+    parser.add_argument("file", metavar="FILE.json", type=Path, help=_say("report_file"))
+    _add_output(parser)
+    parser.set_defaults(run=run_report)
+
+
+def _add_demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "demo")
+    _add_offline(parser)
+    _add_output(parser)
+    parser.set_defaults(run=run_demo)
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """``drupe inspect``."""
+    from drupe import workflows
+
+    with _progress(options) as notify:
+        report = workflows.inspect(options.model, offline=options.offline, notify=notify)
+    _emit(report, options)
+    return OK
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """``drupe compare``."""
+    from drupe import workflows
+
+    fail_on = parse_fail_on(options.fail_on)
+    documents = [(path.name, _read_document(path)) for path in options.document]
+    with _progress(options) as notify:
+        report = workflows.compare(
+            options.suspect,
+            options.source,
+            budget=parse_budget(options.budget),
+            offline=options.offline,
+            documents=documents,
+            notify=notify,
+        )
+    _emit(report, options)
+    return exit_code(report, fail_on)
+
+
+def run_sketch(options: argparse.Namespace) -> int:
+    """``drupe sketch``."""
+    from drupe import workflows
+
+    with _progress(options) as notify:
+        written = workflows.sketch(
+            options.models,
+            options.output,
+            keep_evidence=options.evidence,
+            offline=options.offline,
+            notify=notify,
+        )
+    if not options.quiet:
+        for path in written:
+            print(path)
+    return OK
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """``drupe report``."""
+    from drupe import workflows
+
+    _emit(workflows.load_report(options.file), options)
+    return OK
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """``drupe demo``: 0 when both verdicts are as expected."""
+    from drupe import demo
+
+    with _progress(options) as notify:
+        outcome = demo.run(offline=options.offline, notify=notify)
+    for index, report in enumerate(outcome.reports):
+        _emit(report, options, index=index)
+    if not outcome.as_expected:
+        print("drupe: the verdicts are not those expected", file=sys.stderr)
+    return OK if outcome.as_expected else FAILED
+
+
+def _read_document(path: Path) -> bytes:
+    from drupe.files import read_bounded
+
+    return read_bounded(path, 1 << 20)
+
+
+def parse_budget(text: str) -> Budget:
+    """``auto``, ``sample``, ``full`` or a number of bytes with K, M, G or T. Raises UsageError."""
+    from drupe.compare import AUTO, FULL, SAMPLE, Budget
+
+    named = {"auto": AUTO, "sample": SAMPLE, "full": FULL}
+    if text in named:
+        return named[text]
+    digits = text.upper().removesuffix("B").removesuffix("I")
+    unit = digits[-1:] if digits[-1:] in _UNITS else ""
+    if not digits.removesuffix(unit).isdecimal():
+        raise UsageError(f"--budget {text!r} is no amount", hint="sample, full, or bytes such as 500M")
+    return Budget(int(digits.removesuffix(unit)) * _UNITS[unit])
+
+
+def parse_fail_on(text: str | None) -> frozenset[tuple[str, bool]] | None:
+    """Pairs (label, only when undisclosed), or None without the option. Raises UsageError."""
+    if text is None:
+        return None
+    if text == "undisclosed":
+        return frozenset((label, True) for label in ("copy", "derivative", "wrapper"))
+    wanted = set()
+    for item in text.split(","):
+        label, _, condition = item.strip().partition(":")
+        if label not in LABELS or condition not in ("", "undisclosed"):
+            raise UsageError(f"--fail-on {item!r}: unknown label", hint=f"labels: {', '.join(LABELS)}")
+        wanted.add((label, bool(condition)))
+    return frozenset(wanted)
+
+
+def exit_code(report: Report, fail_on: frozenset[tuple[str, bool]] | None) -> int:
+    """0, 1 or 3 from the verdict; ``fail_on`` narrows what gives 1, 3 stays 3 unless it is listed."""
+    verdict = report["verdict"]
+    assert isinstance(verdict, dict)
+    label, disclosure = str(verdict["label"]), verdict["disclosure"]
+    if fail_on is not None:
+        fires = (label, False) in fail_on or ((label, True) in fail_on and disclosure == "undisclosed")
+        if fires:
+            return RELATED
+        return UNDECIDED if label == "inconclusive" else OK
+    if label in ("copy", "derivative", "wrapper"):
+        return RELATED
+    return UNDECIDED if label == "inconclusive" else OK
+
+
+def _emit(report: Report, options: argparse.Namespace, index: int = 0) -> None:
+    """Render to the file or to stdout."""
+    from drupe.report import interface
+
+    text = interface.render(
+        report, options.format, language=options.lang, verbose=options.verbose, to_file=options.output is not None
+    )
+    if options.output is None:
+        if not options.quiet or options.format != "terminal":
+            sys.stdout.write(text)
+        return
+    from drupe.files import write_atomically
+
+    target: Path = options.output
+    if index:
+        target = target.with_stem(f"{target.stem}-{index + 1}")
+    write_atomically(target, text.encode("utf-8"))
+
+
+class _progress:  # noqa: N801  used as a function
+    """A spinner on stderr while a terminal watches; silent otherwise."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.language: Language = getattr(options, "lang", _language_of_environment())
+        self.shown = sys.stderr.isatty() and not options.quiet
+
+    def __enter__(self) -> Callable[[Message], None]:
+        if not self.shown:
+            return lambda message: None
+        from rich.console import Console
+        from rich.markup import escape
+
+        self.status = Console(stderr=True).status("")
+        self.status.start()
+        return lambda message: self.status.update(escape(_printable(message.text(self.language))))
+
+    def __exit__(self, *error: object) -> None:
+        if self.shown:
+            self.status.stop()

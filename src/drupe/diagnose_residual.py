@@ -1,0 +1,215 @@
+"""What the residuals of the proven pairs say was done: the change, named, with its parameters. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drupe.compare import Comparison
+from drupe.diagnose import TRAINED_EDGE, TRAINED_Z, Kind, Transformation, proven_pairs
+from drupe.messages import Message, msg
+from drupe.recover.lineage import Lineage, PairFacts
+
+CONTINUED_RHO = 0.30
+"""Relative change from which training counts as continued pretraining; a convention."""
+SCALE_TOLERANCE = 0.005
+ROUNDING = 3.0
+"""Changes below this many rounding errors of the storage type cannot be told from rounding."""
+MIN_PRUNED = 0.05
+KEPT_EQUAL = 0.99
+LATTICE_SHARE = 0.8
+BEYOND_GRID = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The changes of the values, largest first; ``unchanged`` = every compared value is equal."""
+
+    changes: tuple[Transformation, ...]
+    unchanged: bool
+    reasons: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """Medians over the pairs whose residual spectrum was computed."""
+
+    rho: float
+    sigma: float
+    floor: float
+    edge: float
+    trained_z: float
+    kurtosis: float
+    values: int
+
+
+def classify(c: Comparison, lineage: Lineage) -> Outcome:
+    """Name the change. The order is that of the docstring of diagnose.py."""
+    pairs = _pairs(lineage)
+    if not pairs:
+        return Outcome((Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": None}),), False, ())
+    if all(pair.residual.equal == 1.0 for pair in pairs):
+        return _equal(c, lineage)
+    cast = _cast(c, pairs)
+    if cast is not None:
+        return Outcome((cast,), False, (msg("diagnosis.cast_exact"),))
+    pool = _pool(pairs)
+    for rule in (_quantised, _pruned, _rescaled):
+        found = rule(c, pairs, pool)
+        if found is not None:
+            return found
+    return _noise_or_training(pool, lineage)
+
+
+def _pairs(lineage: Lineage) -> list[PairFacts]:
+    """Proven pairs; hidden matrices speak for the whole when there are any."""
+    proven = proven_pairs(lineage)
+    hidden = [pair for pair in proven if pair.suspect.layer is not None]
+    equal = all(pair.residual.equal == 1.0 for pair in hidden)
+    return proven if equal else hidden
+
+
+def _equal(c: Comparison, lineage: Lineage) -> Outcome:
+    if lineage.vectors_equal is not None and lineage.vectors_equal < 1.0 and not lineage.tables_only:
+        share = f"{1 - lineage.vectors_equal:.0%}"
+        change = Transformation(Kind.FINE_TUNED, {"relative_change": 0.0})
+        return Outcome((change,), False, (msg("diagnosis.only_vectors", share=share),))
+    cast = _dtype_change(c)
+    changes = (cast,) if cast else ()
+    return Outcome(changes, not changes, (msg("diagnosis.values_equal"),))
+
+
+def _main_dtype(dtypes: dict[str, int] | object) -> str:
+    assert isinstance(dtypes, dict)
+    floats = Counter({name: count for name, count in dtypes.items() if name.startswith(("F", "BF"))})
+    return floats.most_common(1)[0][0] if floats else ""
+
+
+def _dtype_change(c: Comparison) -> Transformation | None:
+    before, after = _main_dtype(dict(c.source.storage.dtypes)), _main_dtype(dict(c.suspect.storage.dtypes))
+    if before == after or not before or not after:
+        return None
+    return Transformation(Kind.CAST, {"from": before, "to": after})
+
+
+def _cast(c: Comparison, pairs: Sequence[PairFacts]) -> Transformation | None:
+    rounded = [pair for pair in pairs if pair.residual.equal < 1.0]
+    if any(pair.residual.cast is None for pair in rounded):
+        return None
+    return _dtype_change(c) or Transformation(Kind.CAST, {"from": "F32", "to": rounded[0].residual.cast})
+
+
+def _pool(pairs: Sequence[PairFacts]) -> _Pool:
+    deep = [pair.residual for pair in pairs if not np.isnan(pair.residual.edge)] or [p.residual for p in pairs]
+    z = [residual.tracy_widom for residual in deep if residual.edge > 0]
+    return _Pool(
+        rho=float(np.median([r.rho for r in deep])),
+        sigma=float(np.median([r.sigma for r in deep])),
+        floor=float(np.median([r.floor for r in deep])),
+        edge=float(np.median([r.edge for r in deep])),
+        trained_z=float(np.mean(z) * np.sqrt(len(z))) if z else 0.0,
+        kurtosis=float(np.median([r.kurtosis for r in deep])),
+        values=sum(residual.size for residual in deep),
+    )
+
+
+def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
+    stored = c.suspect.storage.quantised_bits
+    tested = [pair for pair in pairs if pair.lattice is not None or pair.raw and not np.isnan(pair.residual.edge)]
+    grids = [pair.lattice for pair in tested if pair.lattice is not None]
+    on_grid = bool(tested) and len(grids) >= LATTICE_SHARE * len(tested)
+    by_storage = stored > 0 and not 0 < c.source.storage.quantised_bits <= stored
+    if not on_grid and not by_storage:
+        return None
+    scheme = _scheme(c) if by_storage else None
+    bits = _bits(scheme) if scheme else int(np.median([grid.bits for grid in grids]))
+    group = Counter(grid.group for grid in grids).most_common(1)[0][0] if grids else None
+    if scheme is None:
+        scheme = "symmetric" if sum(g.symmetric for g in grids) > 0.5 * len(grids) else "asymmetric"
+    change = Transformation(Kind.QUANTISED, {"bits": bits, "group": group, "scheme": scheme})
+    beyond = float(np.median([grid.beyond_half_step for grid in grids])) if grids else 0.0
+    if beyond <= BEYOND_GRID and pool.edge < TRAINED_EDGE:
+        return Outcome((change,), False, (msg("diagnosis.quantised", rho=f"{pool.rho:.4f}"),))
+    trained = _training(pool)
+    reason = msg("diagnosis.quantised_trained", beyond=f"{beyond:.1%}", edge=f"{pool.edge:.2f}")
+    return Outcome((trained, change) if pool.rho > 0.3 else (change, trained), False, (reason,))
+
+
+def _scheme(c: Comparison) -> str:
+    packed = {
+        name: count
+        for name, count in c.suspect.storage.dtypes.items()
+        if not name.startswith(("F", "BF", "BOOL")) and name not in ("I64", "I32", "I16")
+    }
+    return max(packed, key=lambda name: packed[name]) if packed else "packed"
+
+
+def _bits(scheme: str) -> int | None:
+    digits = re.search(r"\d+", scheme)
+    return int(digits.group()) if digits else None
+
+
+def _pruned(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
+    zeros = float(np.median([pair.residual.new_zeros for pair in pairs]))
+    kept = float(np.median([pair.residual.kept_equal for pair in pairs]))
+    if zeros < MIN_PRUNED or kept < KEPT_EQUAL:
+        return None
+    change = Transformation(Kind.PRUNED, {"sparsity": round(zeros, 4), "pattern": None})
+    return Outcome((change,), False, (msg("diagnosis.pruned", zeros=f"{zeros:.0%}"),))
+
+
+def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
+    scales = [pair.residual.scale for pair in pairs]
+    rest = max(pair.residual.after_scale for pair in pairs)
+    if rest > SCALE_TOLERANCE or max(abs(scale - 1.0) for scale in scales) < SCALE_TOLERANCE:
+        return None
+    factors = {pair.suspect.label: round(pair.residual.scale, 5) for pair in pairs[:64]}
+    return Outcome((Transformation(Kind.RESCALED, {"factors": factors}),), False, (msg("diagnosis.rescaled"),))
+
+
+def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
+    """White residuals are noise; a spectrum that leaves the Marchenko-Pastur bulk is training."""
+    trained = pool.edge >= TRAINED_EDGE or pool.trained_z >= TRAINED_Z
+    if not trained:
+        if pool.sigma < ROUNDING * max(pool.floor, 1e-7) or _is_rewrite(pool, lineage):
+            return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
+        return Outcome((_noise(pool),), False, (msg("diagnosis.white", **_numbers(pool)),))
+    if pool.edge < TRAINED_EDGE and abs(pool.kurtosis) < 0.15:
+        changes = (_noise(pool), _training(pool))
+        return Outcome(changes, False, (msg("diagnosis.noise_and_training", **_numbers(pool)),))
+    return Outcome((_training(pool),), False, (msg("diagnosis.trained", **_numbers(pool)),))
+
+
+def _is_rewrite(pool: _Pool, lineage: Lineage) -> bool:
+    """A rotation is undone up to the rounding of both files; what is left below 1 % is no change."""
+    return lineage.basis.value == "rotated" and pool.rho < 0.01
+
+
+def _numbers(pool: _Pool) -> dict[str, str]:
+    return {
+        "edge": f"{pool.edge:.2f}",
+        "z": f"{pool.trained_z:.1f}",
+        "kurtosis": f"{pool.kurtosis:.2f}",
+        "rho": f"{pool.rho:.3f}",
+    }
+
+
+def _noise(pool: _Pool) -> Transformation:
+    """sigma^2 = var(D) - floor^2, interval sigma (1 +- 1.96 / sqrt(2n))."""
+    sigma = float(np.sqrt(max(pool.sigma**2 - pool.floor**2, 0.0)))
+    half = 1.96 * sigma / np.sqrt(2.0 * max(pool.values, 1))
+    parameters = {
+        "relative_sigma": round(sigma, 6),
+        "low": round(sigma - half, 6),
+        "high": round(sigma + half, 6),
+    }
+    return Transformation(Kind.GAUSSIAN_NOISE, parameters)
+
+
+def _training(pool: _Pool) -> Transformation:
+    kind = Kind.FINE_TUNED if pool.rho < CONTINUED_RHO else Kind.CONTINUED_PRETRAINING
+    return Transformation(kind, {"relative_change": round(pool.rho, 5)})

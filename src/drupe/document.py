@@ -1,0 +1,200 @@
+"""Report: the one public schema (``drupe/report/1.N``). Plain English text plus a table of its Chinese.
+
+Built from a verdict, written as JSON, read back strictly (an unknown key is an error unless the report is newer),
+rendered by report/*. Nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata, resources
+
+from drupe.diagnose import Diagnosis, Transformation
+from drupe.errors import FormatError
+from drupe.messages import Message
+from drupe.readers.strict_json import Json, as_object, parse_json
+from drupe.signals.interface import Component, Failed, Finding, Measured, Skipped
+from drupe.verdict import Verdict
+
+SCHEMA = "drupe/report/1.0"
+_MINOR = 0
+MAX_BYTES = 64 << 20
+"""Of a saved report."""
+MAX_MAP = 2000
+"""Entries of one map that a report keeps; the rest is counted."""
+
+Report = dict[str, Json]
+"""The document itself: JSON types only, keys as published in data/schema/report-1.json."""
+
+
+class Translations:
+    """Collects the Chinese of every sentence that enters the document."""
+
+    def __init__(self) -> None:
+        self.chinese: dict[str, Json] = {}
+
+    def __call__(self, message: Message) -> str:
+        """The English text; remembers the Chinese."""
+        text = message.text("en")
+        self.chinese[text] = message.text("zh")
+        return text
+
+    def all(self, messages: Iterable[Message]) -> list[Json]:
+        """Several sentences."""
+        return [self(message) for message in messages]
+
+
+def build(
+    verdict: Verdict,
+    diagnosis: Diagnosis,
+    *,
+    suspect: Mapping[str, Json],
+    source: Mapping[str, Json],
+    coverage: Mapping[str, Json],
+) -> Report:
+    """The report of one comparison; ``suspect``, ``source`` and ``coverage`` are ready tables."""
+    say = Translations()
+    components: dict[str, Json] = {
+        component.value: {"relation": part.relation.value, "reasons": say.all(part.reasons)}
+        for component, part in verdict.components.items()
+    }
+    components["weights"] = _weights(diagnosis, components["weights"])
+    return {
+        "schema": SCHEMA,
+        "kind": "comparison",
+        "tool": {"name": "drupe", "version": version()},
+        "suspect": dict(suspect),
+        "coverage": dict(coverage),
+        "source": dict(source),
+        "components": components,
+        "originality": _originality(verdict, say),
+        "verdict": {
+            "label": verdict.label.value,
+            "disclosure": verdict.disclosure.value,
+            "summary": {"en": verdict.summary.text("en"), "zh": verdict.summary.text("zh")},
+            "caveats": say.all(verdict.caveats),
+        },
+        "findings": [_finding(finding, say) for finding in diagnosis.comparison.findings],
+        "translations": {"zh": say.chinese},
+    }
+
+
+def version() -> str:
+    """The installed version of Drupe."""
+    return metadata.version("drupe")
+
+
+def _weights(d: Diagnosis, base: Json) -> dict[str, Json]:
+    return {
+        **as_object(base, "weights"),
+        "log10_p": None if d.log10_p is None else round(d.log10_p, 2),
+        "shared_fraction": round(d.shared_fraction, 4),
+        "transformations": [_transformation(item) for item in d.transformations],
+        "direction": d.direction,
+        "parts": [],
+    }
+
+
+def _transformation(item: Transformation) -> dict[str, Json]:
+    return {"kind": item.kind.value, "parameters": {key: _plain(value) for key, value in item.parameters.items()}}
+
+
+def _plain(value: object) -> Json:
+    """JSON types; long maps are cut (their ``count`` stands beside them)."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(value[key]) for key in list(value)[:MAX_MAP]}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value[:MAX_MAP]]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def _originality(verdict: Verdict, say: Translations) -> dict[str, Json]:
+    own = verdict.originality
+    return {
+        "weights_inherited": own.weights_inherited,
+        "code_inherited": own.code_inherited,
+        "surface_only": own.surface_only,
+        "credit": say.all(own.credit),
+    }
+
+
+def _finding(finding: Finding, say: Translations) -> dict[str, Json]:
+    base: dict[str, Json] = {"signal": finding.signal, "component": finding.component.value}
+    match finding:
+        case Skipped():
+            return {**base, "status": "skipped", "reason": say(finding.reason)}
+        case Failed():
+            return {**base, "status": "failed", "reason": say(finding.reason)}
+        case Measured():
+            return {**base, "status": "measured", **_measured(finding, say)}
+
+
+def _measured(f: Measured, say: Translations) -> dict[str, Json]:
+    effect: Json = None
+    if f.effect is not None:
+        numbers = (f.effect.estimate, f.effect.low, f.effect.high)
+        effect = {key: _number(value) for key, value in zip(("estimate", "low", "high"), numbers, strict=True)}
+    baseline: Json = None
+    if f.baseline is not None:
+        quantiles = {"q50": _number(f.baseline.q50), "q99": _number(f.baseline.q99)}
+        baseline = {"what": say(f.baseline.what), **quantiles}
+    return {
+        "statistic": _number(f.statistic),
+        "null": say(f.null),
+        "log10_p": None if f.log10_p is None else _number(f.log10_p),
+        "effect": effect,
+        "sample_size": int(f.sample_size),
+        "baseline": baseline,
+        "evidence": [{"where": item.where, "what": say(item.what)} for item in f.evidence],
+        "caveats": say.all(f.caveats),
+    }
+
+
+def _number(value: float) -> float | None:
+    """Six significant digits; JSON has no NaN and no infinity."""
+    number = float(value)
+    return float(f"{number:.6g}") if number == number and abs(number) != float("inf") else None
+
+
+def dumps(report: Report) -> str:
+    """The JSON text: two spaces, keys in published order, non-ASCII kept."""
+    return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def loads(data: bytes, where: str) -> Report:
+    """Read a saved report. Raises FormatError when it is none, or newer in its major version.
+
+    An unknown top-level key is an error unless the report was written by a newer minor version.
+    """
+    report = as_object(parse_json(data, where), where)
+    schema = report.get("schema")
+    if not isinstance(schema, str) or not schema.startswith("drupe/report/"):
+        raise FormatError("not a Drupe report (no schema)", where=where)
+    major, _, minor = schema.rpartition("/")[2].partition(".")
+    if major != "1" or not minor.isdecimal():
+        raise FormatError(f"schema {schema[:40]!r} is not of version 1", where=where, hint="update Drupe")
+    unknown = sorted(set(report) - set(_keys()))
+    if unknown and int(minor) <= _MINOR:
+        raise FormatError(f"unknown key {unknown[0][:40]!r}", where=where)
+    missing = sorted(set(_keys()) - set(report))
+    if missing or report["kind"] != "comparison":
+        raise FormatError(f"missing key {(missing or ['kind: comparison'])[0]!r}", where=where)
+    return report
+
+
+def _keys() -> tuple[str, ...]:
+    required = json_schema()["required"]
+    assert isinstance(required, list)
+    return tuple(str(key) for key in required)
+
+
+def json_schema() -> dict[str, Json]:
+    """The published JSON Schema of a report."""
+    file = resources.files("drupe") / "data" / "schema" / "report-1.json"
+    return as_object(json.loads(file.read_text(encoding="utf-8")), "report-1.json")
+
+
+COMPONENTS = tuple(component.value for component in Component)

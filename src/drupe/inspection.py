@@ -1,0 +1,89 @@
+"""What is in one model, as a document (``kind: inspection``). Facts only, nothing judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from drupe.compare import Subject
+from drupe.document import SCHEMA, Report, Translations, version
+from drupe.fingerprint import Fingerprint
+from drupe.readers.strict_json import Json
+from drupe.roles import schemes
+from drupe.subjects import describe
+from drupe.uninformative import State
+
+MAX_ROWS = 200
+
+
+def inspection(locator: str, subject: Subject) -> Report:
+    """The document of one opened subject."""
+    fingerprint = subject.fingerprint
+    say = Translations()
+    for reason in fingerprint.absent.values():
+        say(reason)
+    return {
+        "schema": SCHEMA,
+        "kind": "inspection",
+        "tool": {"name": "drupe", "version": version()},
+        "model": describe(locator, subject),
+        "architecture": _architecture(fingerprint, subject),
+        "storage": {
+            "format": fingerprint.storage.format or None,
+            "files": fingerprint.storage.files,
+            "values_by_dtype": dict(fingerprint.storage.dtypes),
+        },
+        "matrices": _matrices(fingerprint),
+        "tokenizer": _tokenizer(fingerprint),
+        "declared": _declared(fingerprint),
+        "code": [file for file, *_ in fingerprint.code.files[:MAX_ROWS]],
+        "translations": {"zh": say.chinese},
+    }
+
+
+def _architecture(f: Fingerprint, subject: Subject) -> dict[str, Json]:
+    scheme = subject.model.roles.scheme if subject.model else None
+    titles = {entry.name: entry.title for entry in schemes()}
+    return {
+        "model_type": f.structure.model_type,
+        "classes": list(f.structure.architectures),
+        "names_follow": titles[scheme.name] if scheme else None,
+        "layers": f.structure.depth,
+        "hidden_size": f.structure.hidden,
+        "hyper_parameters": dict(f.structure.canonical),
+    }
+
+
+def _matrices(f: Fingerprint) -> dict[str, Json]:
+    """How many matrices of each role, and which cannot speak for lineage."""
+    roles = Counter(matrix.role or "unknown" for matrix in f.weights.matrices)
+    states: dict[str, Json] = {}
+    for state in State:
+        count = int(np.count_nonzero(f.weights.states == state))
+        if count:
+            states[state.name.lower()] = count
+    return {"by_role": dict(sorted(roles.items())), "by_state": states}
+
+
+def _tokenizer(f: Fingerprint) -> Json:
+    if f.tokenizer is None:
+        return None
+    facts = f.tokenizer.facts
+    return {
+        "kind": facts.kind,
+        "format": facts.format,
+        "pieces": facts.pieces,
+        "added_tokens": facts.added,
+        "digest": facts.digest,
+    }
+
+
+def _declared(f: Fingerprint) -> dict[str, Json]:
+    said = f.declared
+    return {
+        "names": list(said.names),
+        "base_models": [place.text for place in said.base_models],
+        "licences": list(said.licences),
+        "copyright": [place.text for place in said.holders],
+    }

@@ -1,0 +1,260 @@
+"""The deep comparison of two opened models: what corresponds to what, in which basis, and what is left.
+
+Order of questions, cheapest first: do the sketches match in place? If so the layer map and the pairs come from
+them. If not, is a map possible at all (widths, depths, gates)? If it is, do the units answer to the same tokens
+(profile)? Then the residual stream was rotated: undo it. Every answer is a fact; diagnose.py draws conclusions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from drupe.messages import Message
+from drupe.model import Matrix, Model
+from drupe.readers.interface import Absent, FloatArray
+from drupe.recover import profile as profiles
+from drupe.recover import spectrum as spectra
+from drupe.recover.admissible import Admissible, admissible
+from drupe.recover.align import AlignedPair, Plan, align, spread
+from drupe.recover.parts import Parts, Place, parts_of
+from drupe.recover.rotation import find_rotation
+from drupe.residual import Lattice, Residual, find_lattice, measure
+from drupe.signals.interface import Finding
+from drupe.signals.sketch.compare import SketchResult
+from drupe.signals.sketch.facts import WeightFacts
+
+SPREAD_LAYERS = 8
+SPECTRAL_PAIRS = 24
+"""Pairs whose residual spectrum, grid and singular directions are computed; equality is checked on all."""
+PLAIN_CORRELATION = 0.9
+"""Sketch correlation above which no shared start is possible, so a sample needs no profile."""
+
+
+class Basis(StrEnum):
+    """In which coordinates the two models were found to correspond."""
+
+    RAW = "raw"
+    ROTATED = "rotated"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class PairFacts:
+    """One aligned pair, without its values."""
+
+    suspect: Matrix
+    source: Matrix
+    z: float
+    proven: bool
+    moved: str | None
+    raw: bool
+    residual: Residual
+    lattice: Lattice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Facts of the deep comparison; ``map_possible`` is None when a relation was found."""
+
+    basis: Basis
+    layer_map: tuple[tuple[int, int], ...]
+    pairs: tuple[PairFacts, ...]
+    profile: profiles.ProfileResult
+    spectrum: spectra.SpectrumResult | None
+    full: bool
+    map_possible: Admissible | None
+    vectors_equal: float | None
+    tables_only: bool
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Findings of the steps that ran or said why not."""
+        return (*self.profile.findings, *(self.spectrum.findings if self.spectrum else ()))
+
+
+_NO_PROFILE = profiles.ProfileResult(False)
+
+
+def investigate(
+    a: Model, b: Model, sketch: SketchResult, facts: tuple[WeightFacts, WeightFacts], *, full: bool, escalate: bool
+) -> Lineage:
+    """Run the steps that apply. ``full``: everything may be read; ``escalate``: a few whole layers may be."""
+    if sketch.significant:
+        return _in_place(a, b, sketch, facts, full=full, escalate=escalate)
+    mine, theirs = parts_of(a), parts_of(b)
+    possible = admissible(mine, theirs, *facts)
+    if not possible.possible or not (full or escalate):
+        return Lineage(Basis.NONE, (), (), _NO_PROFILE, None, full, possible, None, False)
+    profile = profiles.compare(mine, theirs, None)
+    if not profile.significant:
+        return _tables(mine, theirs, profile, possible, full=full)
+    return _rotated(mine, theirs, profile, full=full)
+
+
+def _in_place(
+    a: Model, b: Model, sketch: SketchResult, facts: tuple[WeightFacts, WeightFacts], *, full: bool, escalate: bool
+) -> Lineage:
+    mine, theirs = _borrow(a, b, sketch, facts)
+    layer_map = map_layers(mine, theirs, sketch, facts)
+    hidden = any(match.significant and _is_hidden(facts[0].matrices[match.suspect]) for match in sketch.matches)
+    chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
+    plan = Plan(chosen, None, full)
+    pairs, arrays = _measure(mine, theirs, plan)
+    doubtful = not full and 2 * sketch.agreement - 1 < PLAIN_CORRELATION
+    profile = _NO_PROFILE
+    if chosen and (full or (doubtful and escalate)):
+        profile = profiles.compare(mine, theirs, spread(chosen, 6 if full else 3))
+    spectrum = spectra.compare(arrays) if full else None
+    return Lineage(
+        Basis.RAW, layer_map, pairs, profile, spectrum, full, None, _vectors_equal(a, b) if full else None, not hidden
+    )
+
+
+def _is_hidden(matrix: Matrix) -> bool:
+    return matrix.role not in ("embed", "head", "position", "token_type")
+
+
+def _rotated(mine: Parts, theirs: Parts, profile: profiles.ProfileResult, *, full: bool) -> Lineage:
+    q = find_rotation(mine, theirs)
+    if q is None:
+        return Lineage(Basis.ROTATED, profile.layer_map, (), profile, None, full, None, None, False)
+    searched = profiles.compare(mine, theirs, None) if not profile.layer_map else profile
+    layer_map = _complete(mine, theirs, searched.layer_map)
+    pairs, arrays = _measure(mine, theirs, Plan(layer_map if full else spread(layer_map, 3), q, True))
+    spectrum = spectra.compare(arrays)
+    return Lineage(Basis.ROTATED, layer_map, pairs, profile, spectrum, full, None, None, False)
+
+
+def _complete(mine: Parts, theirs: Parts, found: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The layers that the profile left out (layer 0, thinned ones): by the offset of their neighbours."""
+    known = dict(found)
+    result = []
+    for i in mine.layers:
+        near = min(known, key=lambda k: abs(k - i))
+        j = known.get(i, i + known[near] - near)
+        if j in theirs.layers:
+            result.append((i, j))
+    return tuple(result)
+
+
+def _tables(
+    mine: Parts, theirs: Parts, profile: profiles.ProfileResult, possible: Admissible, *, full: bool
+) -> Lineage:
+    """Hidden matrices are at null: do the token tables alone correspond, token by token?"""
+    if not full:
+        return Lineage(Basis.NONE, (), (), profile, None, full, possible, None, False)
+    pairs, arrays = _measure(mine, theirs, Plan((), None, True))
+    tables = tuple(pair for pair in pairs if pair.proven and not _is_hidden(pair.suspect))
+    if not tables:
+        return Lineage(Basis.NONE, (), (), profile, None, full, possible, None, False)
+    return Lineage(Basis.RAW, (), pairs, profile, spectra.compare(arrays), full, None, None, True)
+
+
+def _measure(
+    mine: Parts, theirs: Parts, plan: Plan
+) -> tuple[tuple[PairFacts, ...], list[tuple[FloatArray, FloatArray]]]:
+    """Facts of every pair; the arrays of a few proven ones are kept for the spectrum."""
+    total = len(plan.layer_map) * 7 + 2
+    step = max(1, total // SPECTRAL_PAIRS)
+    facts, arrays = [], []
+    for index, pair in enumerate(align(mine, theirs, plan)):
+        deep = index % step == 0
+        facts.append(_facts(pair, mine.model, deep=deep))
+        if deep and pair.proven:
+            arrays.append((pair.suspect_values, pair.source_values))
+    return tuple(facts), arrays
+
+
+def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
+    assert not isinstance(suspect.weights, Absent)
+    info = suspect.weights.tensors[pair.suspect.tensor]
+    residual = measure(pair.source_values, pair.suspect_values, info.dtype, spectral=deep)
+    lattice = None
+    if deep and pair.raw and pair.proven and 0.0 < residual.rho and pair.moved is None:
+        lattice = find_lattice(pair.suspect_values, pair.source_values)
+        if lattice is not None and find_lattice(pair.source_values) is not None:
+            lattice = None  # the source is on a grid itself: no change of the suspect's
+    return PairFacts(pair.suspect, pair.source, pair.z, pair.proven, pair.moved, pair.raw, residual, lattice)
+
+
+def map_layers(
+    mine: Parts, theirs: Parts, sketch: SketchResult, facts: tuple[WeightFacts, WeightFacts]
+) -> tuple[tuple[int, int], ...]:
+    """Suspect layer -> source layer, by vote of the matched matrices; unmatched layers are left out.
+
+    When only the sum over all matrices was significant, layers of equal number are taken.
+    """
+    left, right = ({m: p for p, m in parts.places.items()} for parts in (mine, theirs))
+    votes: dict[int, Counter[int]] = {}
+    for match in sketch.matched:
+        here = left.get(facts[0].matrices[match.suspect])
+        there = right.get(facts[1].matrices[match.source])
+        if here and there and here[1] is not None and there[1] is not None:
+            votes.setdefault(here[1], Counter())[there[1]] += 1
+    if votes:
+        return tuple((i, _winner(votes[i], i)) for i in sorted(votes))
+    if sketch.role_log10_p < sketch.content_log10_p:
+        return tuple((i, i) for i in mine.layers if i in theirs.layers)
+    return ()
+
+
+def _winner(votes: Counter[int], layer: int) -> int:
+    """Most votes; among equals the layer of the same number, else the smallest (repeated layers are equal)."""
+    most = max(votes.values())
+    equals = [j for j, count in votes.items() if count == most]
+    return layer if layer in equals else min(equals)
+
+
+def _borrow(
+    a: Model, b: Model, sketch: SketchResult, facts: tuple[WeightFacts, WeightFacts]
+) -> tuple[Parts, Parts]:
+    """Parts of both sides; names that say nothing get the places of what they were matched with."""
+    mine: dict[Matrix, Place] = {}
+    theirs: dict[Matrix, Place] = {}
+    for number, match in enumerate(sketch.matched):
+        left, right = facts[0].matrices[match.suspect], facts[1].matrices[match.source]
+        if right.role is not None and left.role != right.role:  # opaque, or claiming another role than it has
+            mine[left] = (right.role, right.layer)
+        elif left.role is not None and right.role is None:
+            theirs[right] = (left.role, left.layer)
+        elif left.role is None:
+            mine[left] = theirs[right] = (f"matched {number}", None)
+    return parts_of(a, mine), parts_of(b, theirs)
+
+
+def _vectors_equal(a: Model, b: Model) -> float | None:
+    """Share of the small tensors (gains, biases) whose values also stand in the source, by content."""
+    stored = (_vectors(b), _vectors(a))
+    if not stored[1]:
+        return None
+    pool = Counter(stored[0].values())
+    equal = 0
+    for value in stored[1].values():
+        if pool[value] > 0:
+            pool[value] -= 1
+            equal += 1
+    return equal / len(stored[1])
+
+
+def _vectors(model: Model) -> Mapping[str, bytes]:
+    """Small float tensors as bytes; constants (all ones, all zeros) are left out."""
+    assert not isinstance(model.weights, Absent)
+    large = {matrix.tensor for matrix in model.matrices}
+    found = {}
+    for name, info in model.weights.tensors.items():
+        if name in large or info.size == 0 or info.size > 1 << 20 or not info.dtype.startswith(("F", "BF")):
+            continue
+        values = model.load_vector(name)
+        if np.ptp(values) > 0:
+            found[name] = np.ascontiguousarray(values, "<f4").tobytes()
+    return found
+
+
+def reason_excluded(lineage: Lineage) -> Message | None:
+    """Why no map is possible, when that was the answer."""
+    return lineage.map_possible.reason if lineage.map_possible and not lineage.map_possible.possible else None

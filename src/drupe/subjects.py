@@ -1,0 +1,108 @@
+"""Locator -> Subject: a model folder or repository, a fingerprint file, or an evidence folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from drupe import fingerprint as fingerprints
+from drupe.compare import Subject
+from drupe.errors import FormatError, LocatorError
+from drupe.facts import to_json
+from drupe.fingerprint import Fingerprint
+from drupe.model import Model, open_model
+from drupe.readers.card import read_documents
+from drupe.readers.code import read_code
+from drupe.readers.interface import Absent
+from drupe.readers.strict_json import Json
+from drupe.signals.declared import SearchText, search_texts
+from drupe.sources.interface import Tree
+from drupe.sources.local import LocalTree
+from drupe.sources.locator import open_tree
+
+FINGERPRINT = "fingerprint.drupe"
+EVIDENCE_FILES = "files"
+Document = tuple[str, bytes]
+
+
+def open_subject(locator: str, *, offline: bool, documents: Sequence[Document] = ()) -> Subject:
+    """Open whatever a locator names. Raises LocatorError and the errors of the readers."""
+    path = Path(locator)
+    if path.is_file() and _is_fingerprint(path):
+        return _from_fingerprint(path, None, documents)
+    if (path / FINGERPRINT).is_file():
+        return _from_fingerprint(path / FINGERPRINT, path / EVIDENCE_FILES, documents)
+    model = open_model(open_tree(locator, offline=offline), documents)
+    check_analysable(model)
+    return Subject(fingerprints.extract(model), model, _texts(model))
+
+
+def check_analysable(model: Model) -> None:
+    """Raise LocatorError when a folder holds no part of a model at all."""
+    parts = (model.weights, model.config, model.tokenizer, model.code)
+    if all(isinstance(part, Absent) for part in parts):
+        raise LocatorError(
+            "no part of a model was found here (weights, config, tokenizer or code)",
+            where=model.tree.locator,
+            hint="give the folder that holds config.json and the weight files",
+        )
+
+
+def _is_fingerprint(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(fingerprints.MAGIC)) == fingerprints.MAGIC
+
+
+def _from_fingerprint(path: Path, files: Path | None, documents: Sequence[Document]) -> Subject:
+    if path.stat().st_size > fingerprints.MAX_BYTES:
+        raise FormatError(f"{path.stat().st_size} bytes are too many for a fingerprint", where=str(path))
+    fingerprint = fingerprints.from_bytes(path.read_bytes(), str(path))
+    texts = _kept_texts(LocalTree(files), documents) if files is not None and files.is_dir() else None
+    return Subject(fingerprint, None, texts)
+
+
+def _kept_texts(tree: Tree, documents: Sequence[Document]) -> tuple[SearchText, ...]:
+    kept, code = read_documents(tree, documents), read_code(tree)
+    return search_texts(
+        None if isinstance(kept, Absent) else kept, None if isinstance(code, Absent) else code
+    )
+
+
+def _texts(model: Model) -> tuple[SearchText, ...]:
+    return search_texts(
+        None if isinstance(model.documents, Absent) else model.documents,
+        None if isinstance(model.code, Absent) else model.code,
+    )
+
+
+def describe(locator: str, subject: Subject) -> dict[str, Json]:
+    """The table of one side in a report."""
+    fingerprint, model = subject.fingerprint, subject.model
+    parts: dict[str, Json] = {
+        part: f"absent: {fingerprint.absent[part]}" if part in fingerprint.absent else "present"
+        for part in fingerprints.PARTS
+    }
+    return {
+        "locator": model.tree.locator if model else locator,
+        "digest": f"header-sha256:{header_digest(fingerprint)}",
+        "revision": model.tree.revision if model else None,
+        "format": fingerprint.storage.format or None,
+        "parameters": fingerprint.structure.parameters,
+        "parts": parts,
+    }
+
+
+def header_digest(fingerprint: Fingerprint) -> str:
+    """sha256 of the headers and metadata: names, shapes, dtypes, configuration, vocabulary, code. No values."""
+    vocabulary = fingerprint.tokenizer
+    facts = [
+        to_json(fingerprint.names),
+        to_json(fingerprint.structure),
+        to_json(fingerprint.storage),
+        to_json(fingerprint.code),
+        None if vocabulary is None else to_json(vocabulary.facts),
+    ]
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""The verbs end to end: the one file that knows all stages.
+
+``compare``: locator -> Subject (sources, readers, Model, Fingerprint) -> Comparison -> Diagnosis -> Verdict ->
+Report. The command line and any service call these functions and print what they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from drupe import document, evidence, files
+from drupe import fingerprint as fingerprints
+from drupe.compare import AUTO, Budget, Subject
+from drupe.compare import compare as compare_subjects
+from drupe.diagnose import diagnose
+from drupe.document import Report
+from drupe.errors import UsageError
+from drupe.inspection import inspection
+from drupe.messages import Message, msg
+from drupe.readers.strict_json import Json
+from drupe.subjects import Document, describe, open_subject
+from drupe.verdict import judge
+
+Notify = Callable[[Message], None]
+"""Told what is being done, for a progress display."""
+
+
+def _silent(message: Message) -> None:
+    """Nobody watches."""
+
+
+def compare(
+    suspect: str,
+    source: str,
+    *,
+    budget: Budget = AUTO,
+    offline: bool = False,
+    documents: Sequence[Document] = (),
+    notify: Notify = _silent,
+) -> Report:
+    """The evidence and the verdict on one pair. Raises DrupeError when a side cannot be analysed.
+
+    ``documents``: further texts of the suspect that may name the source (file name, content).
+    """
+    notify(msg("progress.reading", locator=suspect))
+    left = open_subject(suspect, offline=offline, documents=documents)
+    notify(msg("progress.reading", locator=source))
+    right = open_subject(source, offline=offline)
+    notify(msg("progress.comparing"))
+    comparison = compare_subjects(left, right, budget)
+    diagnosis = diagnose(comparison)
+    return document.build(
+        judge(diagnosis),
+        diagnosis,
+        suspect=describe(suspect, left),
+        source=describe(source, right),
+        coverage=_coverage(left, right, comparison.level),
+    )
+
+
+def _coverage(left: Subject, right: Subject, level: str) -> dict[str, Json]:
+    """Bytes and requests of both sides; share of the weight values of both sides that were used."""
+    models = [side.model for side in (left, right) if side.model is not None]
+    total = sum(side.fingerprint.structure.parameters for side in (left, right))
+    used = sum(sum(model.used.values()) for model in models)
+    return {
+        "bytes_read": sum(model.tree.meter.bytes_read for model in models),
+        "share": round(used / total, 6) if total else 0.0,
+        "level": level,
+        "requests": sum(model.tree.meter.requests for model in models),
+    }
+
+
+def sketch(
+    models: Sequence[str],
+    output: Path,
+    *,
+    keep_evidence: Path | None = None,
+    offline: bool = False,
+    notify: Notify = _silent,
+) -> list[Path]:
+    """Write the fingerprint of one model to a file, of several into a folder; returns what was written.
+
+    ``keep_evidence``: also preserve headers, configuration, code, card and digests in a new folder.
+    """
+    if len(models) > 1 and keep_evidence is not None:
+        raise UsageError("--evidence keeps one model at a time", hint="run drupe sketch once per model")
+    written = []
+    for locator in models:
+        notify(msg("progress.reading", locator=locator))
+        subject = open_subject(locator, offline=offline)
+        target = output if len(models) == 1 else output / f"{_stem(locator)}.drupe"
+        files.write_atomically(target, fingerprints.to_bytes(subject.fingerprint))
+        written.append(target)
+        if keep_evidence is not None:
+            written.append(evidence.preserve(subject, keep_evidence))
+    return written
+
+
+def _stem(locator: str) -> str:
+    """A file name from a locator: its last component, harmless characters only."""
+    last = locator.rstrip("/").replace("\\", "/").rpartition("/")[2].split("@")[0]
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in last).strip(".") or "model"
+
+
+def inspect(model: str, *, offline: bool = False, notify: Notify = _silent) -> Report:
+    """What is in one model; nothing is judged."""
+    notify(msg("progress.reading", locator=model))
+    return inspection(model, open_subject(model, offline=offline))
+
+
+def load_report(path: Path) -> Report:
+    """A saved report. Raises LocatorError when there is none and FormatError when it is damaged."""
+    return document.loads(files.read_bounded(path, document.MAX_BYTES), str(path))
