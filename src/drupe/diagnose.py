@@ -16,6 +16,7 @@ from drupe.compare import Comparison
 from drupe.messages import Message, msg
 from drupe.recover.lineage import Basis, Lineage, PairFacts
 from drupe.recover.spectrum import Start
+from drupe.uninformative import State
 
 Value = str | int | float | bool | None | Mapping[str, "Value"] | Sequence["Value"]
 
@@ -171,7 +172,7 @@ def _origin_of_null(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Mess
 
 
 def _origin_of_match(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Message, ...], float | None]:
-    log10_p = min(c.sketch.log10_p, lineage.profile.log10_p)
+    log10_p = min(lineage.evidence.log10_p, lineage.profile.log10_p)
     if lineage.tables_only or lineage.basis is Basis.ROTATED:
         return _origin_of_part(c, lineage, log10_p)
     if not _learned_matches(c):
@@ -215,16 +216,19 @@ def _powerful(c: Comparison) -> bool:
 
 def _learned_matches(c: Comparison) -> bool:
     """At least two matched matrices, or the sum over roles: one shared tensor may be a fixed transform."""
+    if c.lineage is not None:
+        return len(c.lineage.evidence.matched) >= 2 or c.lineage.evidence.by_role
     return len(c.sketch.matched) >= 2 or c.sketch.role_log10_p < c.sketch.content_log10_p
 
 
 def _sketch_reason(c: Comparison) -> Message:
+    found = c.lineage.evidence if c.lineage else None
     return msg(
         "diagnosis.sketch",
-        matched=len(c.sketch.matched),
-        comparable=c.sketch.comparable,
+        matched=len(found.matched if found else c.sketch.matched),
+        comparable=found.comparable if found else c.sketch.comparable,
         agreement=f"{c.sketch.agreement:.3f}",
-        log10_p=round(c.sketch.log10_p, 1),
+        log10_p=round(found.log10_p if found else c.sketch.log10_p, 1),
     )
 
 
@@ -246,8 +250,6 @@ def _shared_reason(lineage: Lineage) -> Message:
 
 def _damage(c: Comparison) -> tuple[Message, ...]:
     """Tensors that cannot speak: not finite, all zero, constant."""
-    from drupe.uninformative import State
-
     caveats = []
     for side, facts in (("suspect", c.suspect.weights), ("source", c.source.weights)):
         for state in (State.NOT_FINITE, State.ALL_ZERO, State.FEW_VALUES, State.SMOOTH, State.FIXED_TRANSFORM):
@@ -288,7 +290,7 @@ def _renamed(c: Comparison) -> list[Transformation]:
     left, right = c.suspect.weights.matrices, c.source.weights.matrices
     renamed = {
         right[match.source].tensor: left[match.suspect].tensor
-        for match in c.sketch.matched
+        for match in (c.lineage.evidence.matched if c.lineage else c.sketch.matched)
         if right[match.source].label != left[match.suspect].label
         or left[match.suspect].role is None
         and right[match.source].tensor != left[match.suspect].tensor
@@ -351,17 +353,16 @@ def _moved(lineage: Lineage) -> list[Transformation]:
 def _shared_fraction(c: Comparison) -> float:
     """Share of the suspect's comparable values that are proven inherited.
 
-    Matrices that say nothing (constants, tables, tiny ones) count neither way. A matrix that is not proven by
+    Matrices that say nothing (constants, tables, tiny ones) count neither way; damaged ones count as not
+    inherited. A matrix that is not proven by
     itself counts as inherited only when every proven one is weak too, so that its silence says nothing.
     """
-    total = sum(
-        matrix.size
-        for matrix, fine in zip(c.suspect.weights.matrices, c.suspect.weights.informative, strict=True)
-        if fine
-    )
+    damaged = (State.INFORMATIVE, State.NOT_FINITE, State.ALL_ZERO)
+    facts = c.suspect.weights
+    total = sum(m.size for m, state in zip(facts.matrices, facts.states, strict=True) if state in damaged)
     proven, weak = _proven(c)
     share = min(1.0, proven / total) if total else 0.0
-    return 1.0 if weak or share >= WHOLE else share
+    return 1.0 if weak or share > 1.0 - 1e-9 else share
 
 
 def _proven(c: Comparison) -> tuple[int, bool]:
@@ -369,7 +370,7 @@ def _proven(c: Comparison) -> tuple[int, bool]:
     if c.lineage is not None and c.lineage.pairs and c.lineage.full:
         found = [pair for pair in c.lineage.pairs if pair.proven]
         weak = bool(found) and float(np.median([pair.z for pair in found])) < 2 * TRAINED_Z
-        return sum(pair.suspect.size for pair in found), weak and not c.lineage.tables_only
+        return sum(matrix.size for matrix in {pair.suspect for pair in found}), weak and not c.lineage.tables_only
     scores = [abs(match.z) for match in c.sketch.matched]
     weak = not scores or float(np.median(scores)) < 2 * TRAINED_Z
     return sum(matrices[match.suspect].size for match in c.sketch.matched), weak

@@ -21,7 +21,7 @@ ROUNDING = 3.0
 """Changes below this many rounding errors of the storage type cannot be told from rounding."""
 MIN_PRUNED = 0.05
 KEPT_EQUAL = 0.99
-LATTICE_SHARE = 0.8
+LATTICE_SHARE = 0.5
 BEYOND_GRID = 0.02
 
 
@@ -69,8 +69,8 @@ def _pairs(lineage: Lineage) -> list[PairFacts]:
     """Proven pairs; hidden matrices speak for the whole when there are any."""
     proven = proven_pairs(lineage)
     hidden = [pair for pair in proven if pair.suspect.layer is not None]
-    equal = all(pair.residual.equal == 1.0 for pair in hidden)
-    return proven if equal else hidden
+    changed = [pair for pair in hidden or proven if pair.residual.equal < 1.0]
+    return changed or proven
 
 
 def _equal(c: Comparison, lineage: Lineage) -> Outcome:
@@ -119,12 +119,12 @@ def _pool(pairs: Sequence[PairFacts]) -> _Pool:
 
 def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
     stored = c.suspect.storage.quantised_bits
-    tested = [pair for pair in pairs if pair.lattice is not None or pair.raw and not np.isnan(pair.residual.edge)]
+    tested = [pair for pair in pairs if pair.raw and not np.isnan(pair.residual.edge)]
     grids = [pair.lattice for pair in tested if pair.lattice is not None]
     on_grid = bool(tested) and len(grids) >= LATTICE_SHARE * len(tested)
     by_storage = stored > 0 and not 0 < c.source.storage.quantised_bits <= stored
     if not on_grid and not by_storage:
-        return None
+        return _quantised_then_rounded(tested, pool)
     scheme = _scheme(c) if by_storage else None
     bits = _bits(scheme) if scheme else int(np.median([grid.bits for grid in grids]))
     group = Counter(grid.group for grid in grids).most_common(1)[0][0] if grids else None
@@ -137,6 +137,16 @@ def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcom
     trained = _training(pool)
     reason = msg("diagnosis.quantised_trained", beyond=f"{beyond:.1%}", edge=f"{pool.edge:.2f}")
     return Outcome((trained, change) if pool.rho > 0.3 else (change, trained), False, (reason,))
+
+
+def _quantised_then_rounded(tested: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
+    """Eight bits a row, rounded to 16-bit floats afterwards: seen in the size of the difference only."""
+    seen = [pair.delta for pair in tested if pair.delta is not None]
+    if len(seen) < LATTICE_SHARE * len(tested) or not seen or pool.edge >= TRAINED_EDGE:
+        return None
+    bits = int(np.median([grid.bits for grid in seen]))
+    change = Transformation(Kind.QUANTISED, {"bits": bits, "group": 0, "scheme": "rows, then rounded"})
+    return Outcome((change,), False, (msg("diagnosis.quantised", rho=f"{pool.rho:.4f}"),))
 
 
 def _scheme(c: Comparison) -> str:
@@ -163,9 +173,9 @@ def _pruned(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome |
 
 
 def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
-    scales = [pair.residual.scale for pair in pairs]
-    rest = max(pair.residual.after_scale for pair in pairs)
-    if rest > SCALE_TOLERANCE or max(abs(scale - 1.0) for scale in scales) < SCALE_TOLERANCE:
+    rest = max(min(pair.residual.after_scale, pair.residual.after_unit_scale) for pair in pairs)
+    largest = max(pair.residual.rho for pair in pairs)
+    if rest > SCALE_TOLERANCE or largest < 2 * SCALE_TOLERANCE:
         return None
     factors = {pair.suspect.label: round(pair.residual.scale, 5) for pair in pairs[:64]}
     return Outcome((Transformation(Kind.RESCALED, {"factors": factors}),), False, (msg("diagnosis.rescaled"),))
@@ -174,14 +184,27 @@ def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome
 def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
     """White residuals are noise; a spectrum that leaves the Marchenko-Pastur bulk is training."""
     trained = pool.edge >= TRAINED_EDGE or pool.trained_z >= TRAINED_Z
-    if not trained:
+    if not trained or _is_rewrite(pool, lineage):
         if pool.sigma < ROUNDING * max(pool.floor, 1e-7) or _is_rewrite(pool, lineage):
             return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
         return Outcome((_noise(pool),), False, (msg("diagnosis.white", **_numbers(pool)),))
+    rank = _low_rank(lineage)
+    if rank is not None:
+        modules = sorted({pair.suspect.role or pair.suspect.tensor for pair in _pairs(lineage)})
+        change = Transformation(Kind.LOW_RANK_UPDATE, {"rank": rank, "modules": modules})
+        return Outcome((change,), False, (msg("diagnosis.low_rank", rank=rank),))
     if pool.edge < TRAINED_EDGE and abs(pool.kurtosis) < 0.15:
         changes = (_noise(pool), _training(pool))
         return Outcome(changes, False, (msg("diagnosis.noise_and_training", **_numbers(pool)),))
     return Outcome((_training(pool),), False, (msg("diagnosis.trained", **_numbers(pool)),))
+
+
+def _low_rank(lineage: Lineage) -> int | None:
+    """The rank when every changed matrix moved in few directions only: at most a quarter of its side."""
+    known = [pair for pair in _pairs(lineage) if pair.residual.rank is not None and pair.residual.equal < 1.0]
+    if not known or not all(1 <= (p.residual.rank or 0) <= min(p.suspect.rows, p.suspect.columns) / 4 for p in known):
+        return None
+    return int(np.median([pair.residual.rank or 0 for pair in known]))
 
 
 def _is_rewrite(pool: _Pool, lineage: Lineage) -> bool:
@@ -203,9 +226,9 @@ def _noise(pool: _Pool) -> Transformation:
     sigma = float(np.sqrt(max(pool.sigma**2 - pool.floor**2, 0.0)))
     half = 1.96 * sigma / np.sqrt(2.0 * max(pool.values, 1))
     parameters = {
-        "relative_sigma": round(sigma, 6),
-        "low": round(sigma - half, 6),
-        "high": round(sigma + half, 6),
+        "relative_sigma": round(float(sigma), 6),
+        "low": round(float(sigma - half), 6),
+        "high": round(float(sigma + half), 6),
     }
     return Transformation(Kind.GAUSSIAN_NOISE, parameters)
 

@@ -7,10 +7,12 @@ rendered by report/*. Nothing is computed here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata, resources
 
 from drupe.diagnose import Diagnosis, Transformation
+from drupe.document_schema import Checker
 from drupe.errors import FormatError
 from drupe.messages import Message
 from drupe.readers.strict_json import Json, as_object, parse_json
@@ -55,6 +57,8 @@ def build(
 ) -> Report:
     """The report of one comparison; ``suspect``, ``source`` and ``coverage`` are ready tables."""
     say = Translations()
+    for side in (diagnosis.comparison.suspect, diagnosis.comparison.source):
+        say.all(side.absent.values())  # the tables of the sides quote these reasons
     components: dict[str, Json] = {
         component.value: {"relation": part.relation.value, "reasons": say.all(part.reasons)}
         for component, part in verdict.components.items()
@@ -160,35 +164,41 @@ def _number(value: float) -> float | None:
 
 
 def dumps(report: Report) -> str:
-    """The JSON text: two spaces, keys in published order, non-ASCII kept."""
-    return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """The JSON text: two spaces, keys in published order, non-ASCII kept where UTF-8 can hold it."""
+    try:
+        text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is no UTF-8: escaped, it survives the round trip
+        text = json.dumps(report, indent=2, ensure_ascii=True, allow_nan=False)
+    return text + "\n"
 
 
 def loads(data: bytes, where: str) -> Report:
-    """Read a saved report. Raises FormatError when it is none, or newer in its major version.
+    """Read a saved report. Raises FormatError when it is none, damaged, or of another major version.
 
-    An unknown top-level key is an error unless the report was written by a newer minor version.
+    The whole document is checked against the published schema; an unknown key passes only when the report was
+    written by a newer minor version.
     """
     report = as_object(parse_json(data, where), where)
     schema = report.get("schema")
     if not isinstance(schema, str) or not schema.startswith("drupe/report/"):
         raise FormatError("not a Drupe report (no schema)", where=where)
-    major, _, minor = schema.rpartition("/")[2].partition(".")
-    if major != "1" or not minor.isdecimal():
+    found = re.fullmatch(r"drupe/report/1\.([0-9]{1,6})", schema)
+    if found is None:
         raise FormatError(f"schema {schema[:40]!r} is not of version 1", where=where, hint="update Drupe")
-    unknown = sorted(set(report) - set(_keys()))
-    if unknown and int(minor) <= _MINOR:
-        raise FormatError(f"unknown key {unknown[0][:40]!r}", where=where)
-    missing = sorted(set(_keys()) - set(report))
-    if missing or report["kind"] != "comparison":
-        raise FormatError(f"missing key {(missing or ['kind: comparison'])[0]!r}", where=where)
+    rules, newer = json_schema(), int(found[1]) > _MINOR
+    Checker(rules, where, lenient=newer).check(report, rules)
+    if newer:
+        _check_writable(report, where)
     return report
 
 
-def _keys() -> tuple[str, ...]:
-    required = json_schema()["required"]
-    assert isinstance(required, list)
-    return tuple(str(key) for key in required)
+def _check_writable(report: Report, where: str) -> None:
+    """Keys that this version does not know are carried along, so they must be JSON that can be written again."""
+    try:
+        dumps(report)
+    except (ValueError, RecursionError):
+        raise FormatError("a number is not finite, or the nesting is too deep", where=where) from None
 
 
 def json_schema() -> dict[str, Json]:

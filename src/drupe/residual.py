@@ -5,7 +5,6 @@ Notation as in docs/design/005-residual.md: A source, B suspect (both in the sou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,21 +12,8 @@ from numpy.typing import NDArray
 
 from drupe.readers.interface import FloatArray
 
-LATTICE_GROUPS = (0, 256, 128, 64, 32)
-"""Group sizes along a row that are tried, largest first; 0 = the whole row."""
+MAX_RANK_SIDE = 1024
 _MANTISSA = {"BF16": 7, "F16": 10}
-
-
-@dataclass(frozen=True, slots=True)
-class Lattice:
-    """Values lie on an affine grid per group: B = zero + step * integer, at most ``levels`` integers."""
-
-    bits: int
-    group: int
-    symmetric: bool
-    share: float
-    beyond_half_step: float
-    """Share of entries of A farther than half a step from B: 0 when B is A rounded, more after training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +24,9 @@ class Residual:
     ``scale`` <A,B>/<A,A>; ``after_scale`` |B - scale A|/|B|; ``sigma`` sd(D)/sd(A); ``floor`` rounding error of
     the storage type / sd(A); ``kurtosis`` excess of D; ``edge`` largest singular value of D over the
     Marchenko-Pastur edge; ``tracy_widom`` its standardised distance from that edge (mean 0, sd 1 for white D);
-    ``new_zeros`` share of entries zeroed; ``kept_equal`` share of equal entries among the others.
+    ``new_zeros`` share of entries zeroed; ``kept_equal`` share of equal entries among the others;
+    ``after_unit_scale`` |B - diag(c) A|/|B| with the best factor of each row, or of each column; ``rank`` number of
+    singular values of D above what rounding gives, None when not computed.
     """
 
     size: int
@@ -54,6 +42,8 @@ class Residual:
     tracy_widom: float
     new_zeros: float
     kept_equal: float
+    after_unit_scale: float
+    rank: int | None = None
 
 
 def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bool = True) -> Residual:
@@ -62,10 +52,12 @@ def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bo
     Without ``spectral`` the costly edge and kurtosis are NaN.
     """
     a, b = np.asarray(source, np.float32), np.asarray(suspect, np.float32)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return _damaged(a.size)
     same = a == b
     equal = float(same.mean())
     if equal == 1.0:
-        return Residual(a.size, 1.0, None, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+        return Residual(a.size, 1.0, None, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     d = (b - a).astype(np.float64)
     energy = float((a.astype(np.float64) ** 2).sum())
     scale = float((a.astype(np.float64) * b).sum()) / energy if energy else 0.0
@@ -87,7 +79,36 @@ def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bo
         tracy_widom=tracy_widom,
         new_zeros=float(zeros.mean()),
         kept_equal=float(same[~zeros].mean()) if not zeros.all() else 0.0,
+        after_unit_scale=min(_after_row_scale(a, b), _after_row_scale(a.T, b.T)),
+        rank=residual_rank(d, b, dtype) if spectral else None,
     )
+
+
+def _damaged(size: int) -> Residual:
+    """A pair with values that are no numbers: nothing can be measured."""
+    nan = float("nan")
+    return Residual(size, 0.0, None, nan, nan, nan, nan, nan, nan, nan, nan, 0.0, 0.0, nan)
+
+
+def _after_row_scale(a: FloatArray, b: FloatArray) -> float:
+    """|B - diag(c) A| / |B| with c_i = <a_i, b_i> / <a_i, a_i>."""
+    energy = np.einsum("rc,rc->r", a, a)
+    factors = np.einsum("rc,rc->r", a, b) / np.where(energy > 0, energy, 1.0)
+    return float(np.linalg.norm(b - factors[:, None] * a)) / (float(np.linalg.norm(b)) or 1.0)
+
+
+def residual_rank(d: NDArray[np.float64], b: FloatArray, dtype: str) -> int | None:
+    """Singular values of D above the largest one of pure rounding errors of B, times 1.05.
+
+    Rounding errors are white with sd ``floor`` (1e-7 of the values for float32), so their largest singular value
+    is floor (sqrt m + sqrt c). None when the smaller side exceeds 1,024.
+    """
+    if min(d.shape) > MAX_RANK_SIDE:
+        return None
+    floor = max(rounding_floor(b, dtype), 1e-7 * float(np.abs(b).mean()))
+    edge = 1.05 * floor * (np.sqrt(d.shape[0]) + np.sqrt(d.shape[1]))
+    gram = d @ d.T if d.shape[0] <= d.shape[1] else d.T @ d
+    return int((np.linalg.eigvalsh(gram) > edge**2).sum())
 
 
 def to_bfloat16(values: FloatArray) -> FloatArray:
@@ -162,73 +183,3 @@ def _largest_singular(d: NDArray[np.float64], iterations: int) -> float:
         vector = d.T @ (d @ vector)
         vector = vector / max(float(np.linalg.norm(vector)), 1e-300)
     return float(np.linalg.norm(d @ vector))
-
-
-def find_lattice(b: FloatArray, a: FloatArray | None = None, samples: int = 24) -> Lattice | None:
-    """The quantisation grid of stored values, or None. No source is needed; with one, half-step excess is given.
-
-    Per group: u = sorted distinct values, step in {span / round(span / g)}, g = smallest gap / 1, 2, 3; passes if
-    max |(u - u0) / step - round| < 0.03 and span / step <= 256. The largest group size with >= 85 % passes wins.
-    Values that were never quantised pass nowhere. Blind to NF4 and to 8 bits rounded again to 16.
-    """
-    for group in LATTICE_GROUPS:
-        width = group or b.shape[1]
-        if width > b.shape[1] or b.shape[1] % width:
-            continue
-        rows = np.linspace(0, b.shape[0] - 1, min(samples, b.shape[0])).astype(int)
-        fits = [_fit_grid(b[row, start : start + width]) for row in rows for start in _starts(b.shape[1], width)]
-        passed = [fit for fit in fits if fit is not None]
-        if len(passed) >= 0.85 * len(fits) and len(passed) >= 8:
-            return _lattice(passed, width if group else 0, len(passed) / len(fits), a, b)
-    return None
-
-
-def _starts(columns: int, width: int, most: int = 4) -> Sequence[int]:
-    count = columns // width
-    return [int(k) * width for k in np.linspace(0, count - 1, min(most, count))]
-
-
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    step: float
-    levels: int
-    symmetric: bool
-
-
-def _fit_grid(values: FloatArray) -> _Grid | None:
-    u = np.unique(values.astype(np.float64))
-    if u.size < 2 or u.size > 257 or u.size > 0.9 * values.size or not np.isfinite(u).all():
-        return None
-    span, gap = float(u[-1] - u[0]), float(np.diff(u).min())
-    for divisor in (1, 2, 3):
-        steps = round(span / (gap / divisor))
-        if steps > 256:
-            return None
-        step = span / steps
-        places = (u - u[0]) / step
-        if float(np.abs(places - np.round(places)).max()) < 0.03:
-            offset = u[0] / step
-            return _Grid(step, steps + 1, bool(abs(offset - round(offset)) < 0.03))
-    return None
-
-
-def _lattice(
-    grids: Sequence[_Grid], group: int, share: float, a: FloatArray | None, b: FloatArray
-) -> Lattice:
-    levels = max(grid.levels for grid in grids)
-    symmetric = sum(grid.symmetric for grid in grids) > 0.8 * len(grids)
-    bits = max(2, int(np.ceil(np.log2(levels))))
-    step = float(np.median([grid.step for grid in grids]))
-    beyond = 0.0 if a is None else float((np.abs(a - b) > 0.55 * _local_steps(b, group, step)).mean())
-    return Lattice(bits, group, symmetric, share, beyond)
-
-
-def _local_steps(b: FloatArray, group: int, fallback: float) -> FloatArray:
-    """Step of each entry's own group, from the smallest gap of the group."""
-    width = group or b.shape[1]
-    flat = np.sort(b.reshape(-1, width), axis=1)
-    gaps = np.diff(flat, axis=1)
-    gaps[gaps <= 1e-12] = np.inf
-    step = gaps.min(axis=1)
-    step[~np.isfinite(step)] = fallback
-    return np.repeat(step, width).reshape(b.shape).astype(np.float32)

@@ -280,14 +280,21 @@ def test_vocabularies_numbered_by_a_rule_prove_nothing() -> None:
     assert both(tokenizer(by_length[0]), tokenizer(by_length[1]))[1].outcome is Outcome.INCONCLUSIVE
 
 
-def test_small_vocabularies_are_judged_by_equality_only() -> None:
+def test_small_vocabularies_are_related_by_equality_only() -> None:
     table = vocabulary(1, 300, pool=400)
-    other = vocabulary(2, 300, pool=400)
     assert both(tokenizer(table), tokenizer(dict(table)))[0].outcome is Outcome.IDENTICAL
     assert both(tokenizer(shifted(table)), tokenizer(table))[0].outcome is Outcome.EQUIVALENT
-    for result in both(tokenizer(table), tokenizer(other)):
+    for result in both(tokenizer(extended(table)), tokenizer(table)):
+        assert result.lis == 1.0
         assert result.outcome is Outcome.INCONCLUSIVE
         assert result.reason.key == "tokenizer.reason.small_inconclusive"
+        order = result.findings[0]
+        assert isinstance(order, Measured)
+        assert order.log10_p is None
+    for result in both(tokenizer(vocabulary(2, 300, pool=400)), tokenizer(table)):
+        assert result.outcome is Outcome.INDEPENDENT
+    for result in both(tokenizer(vocabulary(2, 90, pool=100)), tokenizer(vocabulary(1, 90, pool=100))):
+        assert result.outcome is Outcome.INCONCLUSIVE
         assert isinstance(result.findings[0], Skipped)
     tiny = vocabulary(1, 20, pool=400)
     assert both(tokenizer(shifted(tiny)), tokenizer(tiny))[0].outcome is Outcome.INCONCLUSIVE

@@ -16,9 +16,20 @@ from drupe.readers.interface import FloatArray
 from drupe.recover.parts import HIDDEN_ROLES, Parts
 from drupe.recover.profile import TokenRows, shared_tokens
 from drupe.recover.rotation import undo_rotation
-from drupe.recover.units import SIGNIFICANT_Z, RowMap, mapped_z, match_rows, recover_rows, row_permutation_z
+from drupe.recover.units import (
+    MOVED_GAIN,
+    SIGNIFICANT_Z,
+    RowMap,
+    in_order,
+    mapped_z,
+    match_rows,
+    recover_rows,
+    row_permutation_z,
+)
 from drupe.signals.sketch.bits import window
 
+MOVED_CHANGE = 0.5
+"""Relative change below which rows are taken to stand where they stood."""
 SAMPLE_ROWS = 64
 """Rows of a matrix that a sampled comparison reads (one window of columns each)."""
 
@@ -67,6 +78,8 @@ def _token_pair(
     a: Parts, b: Parts, place: tuple[str, int | None], plan: Plan, tokens: TokenRows | None
 ) -> AlignedPair | None:
     mine, theirs = a.places[place], b.places.get(place)
+    if theirs is None and place[0] == "head":  # a tied head is the embedding
+        theirs = b.places.get(("embed", None))
     if theirs is None or mine.columns != theirs.columns:
         return None
     if mine.rows == theirs.rows or tokens is None or not plan.full:
@@ -88,6 +101,8 @@ def _plain(
 ) -> AlignedPair | None:
     """Rows in place; in a rotated basis the gains are folded and the rotation undone."""
     left, right = a.places.get(mine), b.places.get(theirs)
+    if right is None and theirs[0] == "head":
+        right = b.places.get(("embed", None))
     if left is None or right is None or left.columns != right.columns:
         return None
     if left.rows != right.rows and not crop:
@@ -130,22 +145,34 @@ def _layer(a: Parts, b: Parts, i: int, j: int, plan: Plan) -> Iterator[AlignedPa
     if plan.full:
         found = _undo_units(found)
         for role in ("q", "k", "v", "o"):
-            if role in found and not found[role].proven:
+            if role in found and not _in_place(found[role]):
                 found[role] = _undo_rows(found[role], columns=role == "o")
     order = {role: place for place, role in enumerate(HIDDEN_ROLES)}
     for role in sorted(found, key=lambda r: order.get(r, 99)):
         yield found[role]
 
 
+def _in_place(pair: AlignedPair) -> bool:
+    """Proven as it stands, and so alike that no row can have moved."""
+    return pair.proven and relative_change(pair) < MOVED_CHANGE
+
+
+def relative_change(pair: AlignedPair) -> float:
+    """|D| / |A| of a pair."""
+    norm = float(np.linalg.norm(pair.source_values))
+    return float(np.linalg.norm(pair.suspect_values - pair.source_values)) / norm if norm else 0.0
+
+
 def _undo_units(found: dict[str, AlignedPair]) -> dict[str, AlignedPair]:
     """FFN units: the map is found on one matrix and tested on another, then applied to all."""
     votes = [role for role in ("gate", "up", "down") if role in found]
-    if len(votes) < 2 or all(found[role].proven for role in votes if role != "down"):
+    if len(votes) < 2 or all(_in_place(found[role]) for role in votes):
         return found
     first, second = votes[0], votes[1]
     rows = match_rows(_unit_view(found[first], True), _unit_view(found[first], False))
-    z = mapped_z(_unit_view(found[second], True), _unit_view(found[second], False), rows)
-    if z < SIGNIFICANT_Z:
+    views = (_unit_view(found[second], True), _unit_view(found[second], False))
+    z = mapped_z(*views, rows)
+    if z < SIGNIFICANT_Z or z < MOVED_GAIN * mapped_z(*views, in_order(rows)):
         return found
     undone = dict(found)
     for role in votes:

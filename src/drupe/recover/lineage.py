@@ -21,12 +21,15 @@ from drupe.recover import profile as profiles
 from drupe.recover import spectrum as spectra
 from drupe.recover.admissible import Admissible, admissible
 from drupe.recover.align import AlignedPair, Plan, align, spread
+from drupe.recover.contents import match_contents
 from drupe.recover.parts import Parts, Place, parts_of
 from drupe.recover.rotation import find_rotation
-from drupe.residual import Lattice, Residual, find_lattice, measure
+from drupe.lattice import DeltaGrid, Lattice, delta_grid, find_lattice
+from drupe.residual import Residual, measure
 from drupe.signals.interface import Finding
-from drupe.signals.sketch.compare import SketchResult
+from drupe.signals.sketch.compare import LOG10_ALPHA, SIGNIFICANT, Match, SketchResult
 from drupe.signals.sketch.facts import WeightFacts
+from drupe.stats import log10_at_least
 
 SPREAD_LAYERS = 8
 SPECTRAL_PAIRS = 24
@@ -55,6 +58,23 @@ class PairFacts:
     raw: bool
     residual: Residual
     lattice: Lattice | None = None
+    delta: DeltaGrid | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Which matrix is which, from the sketches or, where names say nothing, from whole matrices."""
+
+    matches: tuple[Match, ...]
+    comparable: int
+    log10_p: float
+    by_role: bool
+    """Only the sum over equal roles is significant, no single matrix need be."""
+
+    @property
+    def matched(self) -> tuple[Match, ...]:
+        """The significant ones."""
+        return tuple(match for match in self.matches if match.significant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +82,15 @@ class Lineage:
     """Facts of the deep comparison; ``map_possible`` is None when a relation was found."""
 
     basis: Basis
-    layer_map: tuple[tuple[int, int], ...]
-    pairs: tuple[PairFacts, ...]
+    evidence: Matches
     profile: profiles.ProfileResult
-    spectrum: spectra.SpectrumResult | None
     full: bool
-    map_possible: Admissible | None
-    vectors_equal: float | None
-    tables_only: bool
+    layer_map: tuple[tuple[int, int], ...] = ()
+    pairs: tuple[PairFacts, ...] = ()
+    spectrum: spectra.SpectrumResult | None = None
+    map_possible: Admissible | None = None
+    vectors_equal: float | None = None
+    tables_only: bool = False
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -84,34 +105,69 @@ def investigate(
     a: Model, b: Model, sketch: SketchResult, facts: tuple[WeightFacts, WeightFacts], *, full: bool, escalate: bool
 ) -> Lineage:
     """Run the steps that apply. ``full``: everything may be read; ``escalate``: a few whole layers may be."""
-    if sketch.significant:
-        return _in_place(a, b, sketch, facts, full=full, escalate=escalate)
+    by_role = sketch.role_log10_p < sketch.content_log10_p
+    evidence = Matches(sketch.matched, sketch.comparable, sketch.log10_p, by_role)
+    if full and _opaque(a, b) and _any_informative(facts):
+        evidence = _by_content(a, b, facts) or evidence
+    if evidence.log10_p <= SIGNIFICANT:
+        return _in_place(a, b, evidence, sketch, facts, full=full, escalate=escalate)
     mine, theirs = parts_of(a), parts_of(b)
     possible = admissible(mine, theirs, *facts)
     if not possible.possible or not (full or escalate):
-        return Lineage(Basis.NONE, (), (), _NO_PROFILE, None, full, possible, None, False)
+        return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible)
     profile = profiles.compare(mine, theirs, None)
     if not profile.significant:
-        return _tables(mine, theirs, profile, possible, full=full)
-    return _rotated(mine, theirs, profile, full=full)
+        return _tables(mine, theirs, evidence, profile, possible, full=full)
+    return _rotated(mine, theirs, evidence, profile, full=full)
+
+
+def _opaque(a: Model, b: Model) -> bool:
+    """Whether any matrix of either side has no role by its name."""
+    return any(matrix.role is None for matrix in (*a.matrices, *b.matrices))
+
+
+def _any_informative(facts: tuple[WeightFacts, WeightFacts]) -> bool:
+    return all(bool(side.informative.any()) for side in facts)
+
+
+def _by_content(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -> Matches | None:
+    """Whole matrices in place of sketches, where names say nothing; None when the models are too large."""
+    matches = match_contents(a, b, facts)
+    if not matches:
+        return None
+    hits = sum(match.significant for match in matches)
+    log10_p = log10_at_least(hits, len(matches), LOG10_ALPHA) if hits >= 2 else 0.0
+    return Matches(matches, len(matches), log10_p, by_role=False)
 
 
 def _in_place(
-    a: Model, b: Model, sketch: SketchResult, facts: tuple[WeightFacts, WeightFacts], *, full: bool, escalate: bool
+    a: Model,
+    b: Model,
+    evidence: Matches,
+    sketch: SketchResult,
+    facts: tuple[WeightFacts, WeightFacts],
+    *,
+    full: bool,
+    escalate: bool,
 ) -> Lineage:
-    mine, theirs = _borrow(a, b, sketch, facts)
-    layer_map = map_layers(mine, theirs, sketch, facts)
-    hidden = any(match.significant and _is_hidden(facts[0].matrices[match.suspect]) for match in sketch.matches)
+    mine, theirs = _borrow(a, b, evidence, facts)
+    layer_map = map_layers(mine, theirs, evidence, facts)
     chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
-    plan = Plan(chosen, None, full)
-    pairs, arrays = _measure(mine, theirs, plan)
+    pairs, arrays = _measure(mine, theirs, Plan(chosen, None, full))
     doubtful = not full and 2 * sketch.agreement - 1 < PLAIN_CORRELATION
     profile = _NO_PROFILE
     if chosen and (full or (doubtful and escalate)):
         profile = profiles.compare(mine, theirs, spread(chosen, 6 if full else 3))
-    spectrum = spectra.compare(arrays) if full else None
     return Lineage(
-        Basis.RAW, layer_map, pairs, profile, spectrum, full, None, _vectors_equal(a, b) if full else None, not hidden
+        Basis.RAW,
+        evidence,
+        profile,
+        full=full,
+        layer_map=layer_map,
+        pairs=pairs,
+        spectrum=spectra.compare(arrays) if full else None,
+        vectors_equal=_vectors_equal(a, b) if full else None,
+        tables_only=not any(pair.proven and _is_hidden(pair.suspect) for pair in pairs),
     )
 
 
@@ -119,15 +175,23 @@ def _is_hidden(matrix: Matrix) -> bool:
     return matrix.role not in ("embed", "head", "position", "token_type")
 
 
-def _rotated(mine: Parts, theirs: Parts, profile: profiles.ProfileResult, *, full: bool) -> Lineage:
+def _rotated(
+    mine: Parts, theirs: Parts, evidence: Matches, profile: profiles.ProfileResult, *, full: bool
+) -> Lineage:
     q = find_rotation(mine, theirs)
-    if q is None:
-        return Lineage(Basis.ROTATED, profile.layer_map, (), profile, None, full, None, None, False)
-    searched = profiles.compare(mine, theirs, None) if not profile.layer_map else profile
-    layer_map = _complete(mine, theirs, searched.layer_map)
+    if q is None or not profile.layer_map:
+        return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
+    layer_map = _complete(mine, theirs, profile.layer_map)
     pairs, arrays = _measure(mine, theirs, Plan(layer_map if full else spread(layer_map, 3), q, True))
-    spectrum = spectra.compare(arrays)
-    return Lineage(Basis.ROTATED, layer_map, pairs, profile, spectrum, full, None, None, False)
+    return Lineage(
+        Basis.ROTATED,
+        evidence,
+        profile,
+        full=full,
+        layer_map=layer_map,
+        pairs=pairs,
+        spectrum=spectra.compare(arrays),
+    )
 
 
 def _complete(mine: Parts, theirs: Parts, found: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -143,16 +207,27 @@ def _complete(mine: Parts, theirs: Parts, found: Sequence[tuple[int, int]]) -> t
 
 
 def _tables(
-    mine: Parts, theirs: Parts, profile: profiles.ProfileResult, possible: Admissible, *, full: bool
+    mine: Parts,
+    theirs: Parts,
+    evidence: Matches,
+    profile: profiles.ProfileResult,
+    possible: Admissible,
+    *,
+    full: bool,
 ) -> Lineage:
     """Hidden matrices are at null: do the token tables alone correspond, token by token?"""
-    if not full:
-        return Lineage(Basis.NONE, (), (), profile, None, full, possible, None, False)
-    pairs, arrays = _measure(mine, theirs, Plan((), None, True))
-    tables = tuple(pair for pair in pairs if pair.proven and not _is_hidden(pair.suspect))
-    if not tables:
-        return Lineage(Basis.NONE, (), (), profile, None, full, possible, None, False)
-    return Lineage(Basis.RAW, (), pairs, profile, spectra.compare(arrays), full, None, None, True)
+    pairs, arrays = _measure(mine, theirs, Plan((), None, True)) if full else ((), [])
+    if not any(pair.proven and not _is_hidden(pair.suspect) for pair in pairs):
+        return Lineage(Basis.NONE, evidence, profile, full=full, map_possible=possible)
+    return Lineage(
+        Basis.RAW,
+        evidence,
+        profile,
+        full=full,
+        pairs=pairs,
+        spectrum=spectra.compare(arrays),
+        tables_only=True,
+    )
 
 
 def _measure(
@@ -174,16 +249,19 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
     assert not isinstance(suspect.weights, Absent)
     info = suspect.weights.tensors[pair.suspect.tensor]
     residual = measure(pair.source_values, pair.suspect_values, info.dtype, spectral=deep)
-    lattice = None
-    if deep and pair.raw and pair.proven and 0.0 < residual.rho and pair.moved is None:
+    lattice = delta = None
+    if deep and pair.raw and pair.proven and residual.rho > 0.0 and pair.moved is None:
         lattice = find_lattice(pair.suspect_values, pair.source_values)
         if lattice is not None and find_lattice(pair.source_values) is not None:
             lattice = None  # the source is on a grid itself: no change of the suspect's
-    return PairFacts(pair.suspect, pair.source, pair.z, pair.proven, pair.moved, pair.raw, residual, lattice)
+        delta = delta_grid(pair.source_values, pair.suspect_values)
+    return PairFacts(
+        pair.suspect, pair.source, pair.z, pair.proven, pair.moved, pair.raw, residual, lattice, delta
+    )
 
 
 def map_layers(
-    mine: Parts, theirs: Parts, sketch: SketchResult, facts: tuple[WeightFacts, WeightFacts]
+    mine: Parts, theirs: Parts, evidence: Matches, facts: tuple[WeightFacts, WeightFacts]
 ) -> tuple[tuple[int, int], ...]:
     """Suspect layer -> source layer, by vote of the matched matrices; unmatched layers are left out.
 
@@ -191,14 +269,14 @@ def map_layers(
     """
     left, right = ({m: p for p, m in parts.places.items()} for parts in (mine, theirs))
     votes: dict[int, Counter[int]] = {}
-    for match in sketch.matched:
+    for match in evidence.matched:
         here = left.get(facts[0].matrices[match.suspect])
         there = right.get(facts[1].matrices[match.source])
         if here and there and here[1] is not None and there[1] is not None:
             votes.setdefault(here[1], Counter())[there[1]] += 1
     if votes:
         return tuple((i, _winner(votes[i], i)) for i in sorted(votes))
-    if sketch.role_log10_p < sketch.content_log10_p:
+    if evidence.by_role:
         return tuple((i, i) for i in mine.layers if i in theirs.layers)
     return ()
 
@@ -211,12 +289,12 @@ def _winner(votes: Counter[int], layer: int) -> int:
 
 
 def _borrow(
-    a: Model, b: Model, sketch: SketchResult, facts: tuple[WeightFacts, WeightFacts]
+    a: Model, b: Model, evidence: Matches, facts: tuple[WeightFacts, WeightFacts]
 ) -> tuple[Parts, Parts]:
     """Parts of both sides; names that say nothing get the places of what they were matched with."""
     mine: dict[Matrix, Place] = {}
     theirs: dict[Matrix, Place] = {}
-    for number, match in enumerate(sketch.matched):
+    for number, match in enumerate(evidence.matches if _opaque(a, b) else evidence.matched):
         left, right = facts[0].matrices[match.suspect], facts[1].matrices[match.source]
         if right.role is not None and left.role != right.role:  # opaque, or claiming another role than it has
             mine[left] = (right.role, right.layer)
@@ -232,13 +310,8 @@ def _vectors_equal(a: Model, b: Model) -> float | None:
     stored = (_vectors(b), _vectors(a))
     if not stored[1]:
         return None
-    pool = Counter(stored[0].values())
-    equal = 0
-    for value in stored[1].values():
-        if pool[value] > 0:
-            pool[value] -= 1
-            equal += 1
-    return equal / len(stored[1])
+    known = set(stored[0].values())
+    return sum(value in known for value in stored[1].values()) / len(stored[1])
 
 
 def _vectors(model: Model) -> Mapping[str, bytes]:
@@ -249,8 +322,8 @@ def _vectors(model: Model) -> Mapping[str, bytes]:
     for name, info in model.weights.tensors.items():
         if name in large or info.size == 0 or info.size > 1 << 20 or not info.dtype.startswith(("F", "BF")):
             continue
-        values = model.load_vector(name)
-        if np.ptp(values) > 0:
+        values = np.sort(model.load_vector(name))  # units may have been permuted
+        if np.isfinite(values).all() and values[0] != values[-1]:
             found[name] = np.ascontiguousarray(values, "<f4").tobytes()
     return found
 

@@ -13,6 +13,8 @@ MAX_COLUMNS = 512
 """Columns that enter a cosine; more add cost and no decision (cosine null sd is 1/sqrt(columns))."""
 MAX_ROWS = 256
 """Rows of the permutation test."""
+MOVED_GAIN = 1.1
+"""A map must raise the permutation z by this factor over the rows as they stand."""
 SIGNIFICANT_Z = 6.0
 """Permutation z of one matrix from which its rows are taken as corresponding (p < 1e-9)."""
 
@@ -94,16 +96,23 @@ class RowRecovery:
 def recover_rows(suspect: FloatArray, source: FloatArray) -> RowRecovery:
     """Find the row map on the even columns and test it on the odd ones (held out, so z is honest).
 
-    ``rows`` is None when the rows correspond in place already or no map is significant.
+    ``rows`` is None when no map is significant, or none explains more than the rows as they stand.
     """
     in_place = row_permutation_z(suspect, source)
-    if in_place >= SIGNIFICANT_Z or suspect.shape != source.shape:
+    if suspect.shape != source.shape:
         return RowRecovery(None, in_place)
     candidate = match_rows(suspect[:, ::2], source[:, ::2])
     z = mapped_z(suspect[:, 1::2], source[:, 1::2], candidate)
-    if z < SIGNIFICANT_Z:
+    stays = mapped_z(suspect[:, 1::2], source[:, 1::2], in_order(candidate))
+    if z < SIGNIFICANT_Z or z < MOVED_GAIN * stays:
         return RowRecovery(None, in_place)
     return RowRecovery(match_rows(suspect, source), z)
+
+
+def in_order(rows: RowMap) -> RowMap:
+    """The same rows, each paired with the row of its own number."""
+    own = np.where(rows.source_rows >= 0, np.arange(rows.source_rows.size), -1)
+    return RowMap(own, rows.share, 0.0)
 
 
 def mapped_z(suspect: FloatArray, source: FloatArray, rows: RowMap) -> float:

@@ -16,10 +16,9 @@ from drupe.signals.tokenizer.overlap import Overlap
 from drupe.signals.tokenizer.sketch import VocabularyFacts
 
 MIN_SHARED = 500
-"""Shared pieces below which the order is not judged: 8 x 2/sqrt(500) is .72 already."""
-MIN_SAMPLED = 100
-"""The same for the scope of two samples, when the whole vocabularies share 500 or more: it can show
-independence (LIS about .17), while the bar for related is beyond reach below 256."""
+"""Shared pieces from which agreement of order can prove a relation: 8 x 2/sqrt(500) is .72 already."""
+MIN_JUDGED = 100
+"""Shared pieces from which disagreement of order shows independence: LIS about .17, related pairs .64."""
 MIN_SAME = 50
 """Pieces below which equal sets are no evidence: digits, letters, k-mers agree by themselves."""
 RELATED_LIS = 0.30
@@ -80,9 +79,9 @@ def null_ceiling(count: int) -> float:
     return min(RELATED_LIS, max(NULL_LIS, NULL_NULLS * random_order(count)))
 
 
-def least_shared(overlap: Overlap) -> int:
-    """Shared pieces in scope from which the order is judged."""
-    return MIN_SAMPLED if overlap.is_sample and overlap.shared >= MIN_SHARED else MIN_SHARED
+def can_relate(overlap: Overlap) -> bool:
+    """Whether enough pieces are shared to prove a relation; a sample stands for the whole."""
+    return overlap.shared >= MIN_SHARED and overlap.order.count >= MIN_JUDGED
 
 
 def follows_rule(a: VocabularyFacts, b: VocabularyFacts) -> bool:
@@ -98,7 +97,8 @@ def decide(a: VocabularyFacts, b: VocabularyFacts, overlap: Overlap) -> Decision
         return Decision(Outcome.INCONCLUSIVE, msg("tokenizer.reason.empty"))
     if overlap.same_pieces and overlap.total_a >= MIN_SAME:
         return _same_pieces(a, b, overlap)
-    if overlap.order.count < least_shared(overlap):
+    is_ordered = overlap.order.lis > null_ceiling(overlap.order.count)
+    if overlap.order.count < MIN_JUDGED or (is_ordered and not can_relate(overlap)):
         return _few_shared(overlap)
     if overlap.order.lis >= related_bar(overlap.order.count):
         return _ordered(a, b, overlap)
@@ -139,7 +139,7 @@ def _few_shared(overlap: Overlap) -> Decision:
         shared=overlap.order.count,
         containment=_percent(overlap.containment),
         smaller=smaller,
-        least=least_shared(overlap),
+        least=MIN_SHARED,
     )
     return Decision(outcome, reason)
 

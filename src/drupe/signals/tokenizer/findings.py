@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from drupe.messages import Message, msg
 from drupe.readers.tokenizer import Tokenizer
 from drupe.signals.interface import Baseline, Component, Evidence, Measured, Skipped
-from drupe.signals.tokenizer.decision import follows_rule, least_shared, related_bar
+from drupe.signals.tokenizer.decision import MIN_JUDGED, can_relate, follows_rule, related_bar
 from drupe.signals.tokenizer.order import random_order
 from drupe.signals.tokenizer.overlap import Overlap
 from drupe.signals.tokenizer.sketch import MAX_NAMES, TokenizerSketch, VocabularyFacts, printable
@@ -28,12 +28,11 @@ def order_finding(a: VocabularyFacts, b: VocabularyFacts, overlap: Overlap) -> M
     independent vocabularies limits what can be claimed, a model of random order would claim far too much.
     """
     order = overlap.order
-    least = least_shared(overlap)
-    if order.count < least:
-        reason = msg("tokenizer.order.skipped", shared=order.count, least=least)
+    if order.count < MIN_JUDGED:
+        reason = msg("tokenizer.order.skipped", shared=order.count, least=MIN_JUDGED)
         return Skipped("tokenizer.order", Component.TOKENIZER, reason)
     by_rule = follows_rule(a, b)
-    is_significant = order.lis >= related_bar(order.count) and not by_rule
+    is_significant = can_relate(overlap) and order.lis >= related_bar(order.count) and not by_rule
     caveats = [msg("tokenizer.order.not_weights")]
     caveats += [msg("tokenizer.order.limited", pairs=FAMILY_PAIRS)] if is_significant else []
     caveats += [msg("tokenizer.order.ancestor")] if is_significant and not overlap.same_pieces else []

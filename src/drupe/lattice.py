@@ -1,0 +1,128 @@
+"""Quantisation grids: read off the stored values, or off the difference when rounding hid the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drupe.readers.interface import FloatArray
+
+LATTICE_GROUPS = (0, 256, 128, 64, 32)
+"""Group sizes along a row that are tried, largest first; 0 = the whole row."""
+PASSES = 0.6
+"""Share of the tried groups that must lie on a grid; values that were never quantised pass nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """Values lie on an affine grid per group: B = zero + step * integer, at most ``levels`` integers."""
+
+    bits: int
+    group: int
+    symmetric: bool
+    share: float
+    beyond_half_step: float
+    """Share of entries of A farther than half a step from B: 0 when B is A rounded, more after training."""
+
+
+def find_lattice(b: FloatArray, a: FloatArray | None = None, samples: int = 24) -> Lattice | None:
+    """The quantisation grid of stored values, or None. No source is needed; with one, half-step excess is given.
+
+    Per group: u = sorted distinct values, step in {span / round(span / g)}, g = smallest gap / 1, 2, 3; passes if
+    max |(u - u0) / step - round| < 0.03 and span / step <= 256. The largest group size with >= 60 % passes wins.
+    Values that were never quantised pass nowhere. Blind to NF4 and to 8 bits rounded again to 16.
+    """
+    for group in LATTICE_GROUPS:
+        width = group or b.shape[1]
+        if width > b.shape[1] or b.shape[1] % width:
+            continue
+        rows = np.linspace(0, b.shape[0] - 1, min(samples, b.shape[0])).astype(int)
+        fits = [_fit_grid(b[row, start : start + width]) for row in rows for start in _starts(b.shape[1], width)]
+        passed = [fit for fit in fits if fit is not None]
+        if len(passed) >= PASSES * len(fits) and len(passed) >= 8:
+            return _lattice(passed, width if group else 0, len(passed) / len(fits), a, b)
+    return None
+
+
+def _starts(columns: int, width: int, most: int = 4) -> Sequence[int]:
+    count = columns // width
+    return [int(k) * width for k in np.linspace(0, count - 1, min(most, count))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    step: float
+    levels: int
+    symmetric: bool
+
+
+def _fit_grid(values: FloatArray) -> _Grid | None:
+    u = np.unique(values.astype(np.float64))
+    if u.size < 2 or u.size > 257 or u.size > 0.9 * values.size or not np.isfinite(u).all():
+        return None
+    span, gap = float(u[-1] - u[0]), float(np.diff(u).min())
+    for divisor in (1, 2, 3):
+        steps = round(span / (gap / divisor))
+        if steps > 256:
+            return None
+        step = span / steps
+        places = (u - u[0]) / step
+        if float(np.abs(places - np.round(places)).max()) < 0.03:
+            offset = u[0] / step
+            return _Grid(step, steps + 1, bool(abs(offset - round(offset)) < 0.03))
+    return None
+
+
+def _lattice(
+    grids: Sequence[_Grid], group: int, share: float, a: FloatArray | None, b: FloatArray
+) -> Lattice:
+    levels = max(grid.levels for grid in grids)
+    symmetric = sum(grid.symmetric for grid in grids) > 0.8 * len(grids)
+    bits = max(2, int(np.ceil(np.log2(levels))))
+    step = float(np.median([grid.step for grid in grids]))
+    beyond = 0.0 if a is None else float((np.abs(a - b) > 0.55 * _local_steps(b, group, step)).mean())
+    return Lattice(bits, group, symmetric, share, beyond)
+
+
+def _local_steps(b: FloatArray, group: int, fallback: float) -> FloatArray:
+    """Step of each entry's own group, from the smallest gap of the group."""
+    width = group or b.shape[1]
+    flat = np.sort(b.reshape(-1, width), axis=1)
+    gaps = np.diff(flat, axis=1)
+    gaps[gaps <= 1e-12] = np.inf
+    step = gaps.min(axis=1)
+    step[~np.isfinite(step)] = fallback
+    return np.repeat(step, width).reshape(b.shape).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaGrid:
+    """A grid seen only in the difference: its size follows the largest value of each row."""
+
+    bits: int
+    correlation: float
+
+
+def delta_grid(a: FloatArray, b: FloatArray) -> DeltaGrid | None:
+    """Row-wise quantisation hidden by a later rounding to 16 bits, or None.
+
+    Over rows, y = log rms(D) against x = log max|B|: correlation > 0.9, slope 0.7 to 1.3; a uniform error of one
+    step has rms = step / sqrt 12, so levels = exp(median(x - y)) / sqrt 12 = steps from 0 to max|B|.
+    Noise of one size per tensor, and training, give no such line. Needs 16 rows.
+    """
+    rms = np.sqrt(np.mean(np.square((b - a).astype(np.float64)), axis=1))
+    top = np.abs(b).max(axis=1).astype(np.float64)
+    fine = (rms > 0) & (top > 0)
+    if fine.sum() < 16:
+        return None
+    x, y = np.log(top[fine]), np.log(rms[fine])
+    if x.std() < 1e-3 or y.std() < 1e-3:
+        return None
+    correlation = float(np.corrcoef(x, y)[0, 1])
+    slope = correlation * float(y.std() / x.std())
+    levels = float(np.exp(np.median(x - y)) / np.sqrt(12.0))
+    if correlation < 0.9 or not 0.7 <= slope <= 1.3 or not 1.0 <= levels <= 260.0:
+        return None
+    return DeltaGrid(max(2, round(float(np.log2(2.0 * levels)))), correlation)

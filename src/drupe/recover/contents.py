@@ -1,0 +1,67 @@
+"""Matching by content when names say nothing: every matrix of one side against every equally shaped one.
+
+The sketch of eight rows settles clear cases; whole matrices settle the weak ones (a shared random start, heavy
+noise) and the leftovers. Statistic: permutation z of the rows, best of m candidates, corrected.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drupe.model import Model
+from drupe.readers.interface import FloatArray
+from drupe.recover.units import row_permutation_z
+from drupe.signals.sketch.compare import Match
+from drupe.signals.sketch.facts import WeightFacts
+from drupe.stats import log10_bonferroni, log10_normal_sf
+
+MAX_VALUES = 1 << 26
+"""Values of one side that may be held in memory for this."""
+MAX_PAIRS = 4096
+
+
+def match_contents(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -> tuple[Match, ...]:
+    """One-to-one matches within equal shapes, best first; empty when the models are too large for it."""
+    groups = _groups(*facts)
+    pairs = sum(len(left) * len(right) for left, right in groups)
+    values = max(sum(m.size for m in side.matrices) for side in facts)
+    if pairs > MAX_PAIRS or values > MAX_VALUES:
+        return ()
+    found: list[Match] = []
+    for left, right in groups:
+        mine = [a.load(facts[0].matrices[index]) for index in left]
+        theirs = [b.load(facts[1].matrices[index]) for index in right]
+        found.extend(_assign(left, right, _table(mine, theirs)))
+    return tuple(sorted(found, key=lambda match: match.suspect))
+
+
+def _groups(a: WeightFacts, b: WeightFacts) -> list[tuple[list[int], list[int]]]:
+    shapes: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+    for side, facts in enumerate((a, b)):
+        for index in np.flatnonzero(facts.informative):
+            matrix = facts.matrices[index]
+            shapes.setdefault((matrix.rows, matrix.columns), ([], []))[side].append(int(index))
+    return [group for group in shapes.values() if group[0] and group[1]]
+
+
+def _table(mine: list[FloatArray], theirs: list[FloatArray]) -> NDArray[np.float64]:
+    return np.array([[row_permutation_z(left, right) for right in theirs] for left in mine])
+
+
+def _assign(left: list[int], right: list[int], table: NDArray[np.float64]) -> list[Match]:
+    """Greedy by |z|: each matrix of the source is given away once; ties fall to the earlier one."""
+    order = np.argsort(-np.abs(table), axis=None, kind="stable")
+    taken_rows: set[int] = set()
+    taken_columns: set[int] = set()
+    found = []
+    for flat in order:
+        row, column = divmod(int(flat), table.shape[1])
+        if row in taken_rows or column in taken_columns:
+            continue
+        taken_rows.add(row)
+        taken_columns.add(column)
+        z = float(table[row, column])
+        log10_p = log10_bonferroni(log10_normal_sf(abs(z)), 2 * table.shape[1])
+        found.append(Match(left[row], right[column], z, log10_p, table.shape[1]))
+    return found
