@@ -78,7 +78,9 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
 }
 # Judgement is pure: no files, no clock, no network, no randomness without a seed.
 PURE = ("diagnose", "diagnose_residual", "verdict", "stats", "signals.tokenizer.decision")
-IMPURE_MODULES = frozenset({"os", "pathlib", "random", "time", "datetime", "socket", "subprocess", "tempfile"})
+IMPURE_MODULES = frozenset(
+    {"os", "pathlib", "random", "time", "datetime", "socket", "subprocess", "tempfile"}
+)
 MAX_FILE, MAX_FUNCTION, MAX_MEDIAN_FILE, MAX_MEDIAN_FUNCTION = 400, 60, 120, 10
 
 
@@ -176,7 +178,9 @@ def test_a_module_imports_only_from_below(name: str) -> None:
 def test_every_entry_of_the_table_names_a_file() -> None:
     patterns = [pattern for layer in LAYERS for pattern in layer]
     orphans = [
-        pattern for pattern in patterns if not any(pattern in (name, (place(name) or (0, ""))[1]) for name in modules())
+        pattern
+        for pattern in patterns
+        if not any(pattern in (name, (place(name) or (0, ""))[1]) for name in modules())
     ]
     assert not orphans
 
@@ -227,7 +231,8 @@ def test_third_party_packages_are_imported_where_they_belong_only() -> None:
 
 def test_judgement_is_pure() -> None:
     wrong = {
-        name: sorted({dotted.split(".")[0] for dotted in imported_names(name)} & IMPURE_MODULES) for name in PURE
+        name: sorted({dotted.split(".")[0] for dotted in imported_names(name)} & IMPURE_MODULES)
+        for name in PURE
     }
     assert not {name: found for name, found in wrong.items() if found}
 
@@ -241,7 +246,11 @@ def test_nothing_executes_an_artefact() -> None:
         roots = {dotted.split(".")[0] for dotted in imported_names(name)}
         wrong += [f"{name}: {root}" for root in sorted(roots & forbidden_modules)]
         for node in ast.walk(tree_of(name)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in forbidden_calls:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in forbidden_calls
+            ):
                 wrong.append(f"{name}:{node.lineno}: {node.func.id}()")
     assert not wrong
 

@@ -15,6 +15,7 @@ from drupe.messages import msg
 from drupe.model import Model
 from drupe.name_groups import Named, expand
 from drupe.readers.interface import Absent, TensorInfo
+from drupe.recover.adapt import adapt
 from drupe.recover.lineage import Lineage, investigate
 from drupe.signals import declared, names, structure
 from drupe.signals.interface import Component, Effect, Finding, Measured, Skipped
@@ -22,6 +23,8 @@ from drupe.signals.sketch import compare as sketch
 from drupe.signals.tokenizer import TokenizerResult
 from drupe.signals.tokenizer import compare as compare_tokenizers
 from drupe.stats import wilson
+from drupe.subject import Subject
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -37,16 +40,6 @@ class Budget:
 AUTO = Budget()
 SAMPLE = Budget(0, escalate=False)
 FULL = Budget(1 << 62)
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """One side of a comparison."""
-
-    fingerprint: Fingerprint
-    model: Model | None = None
-    texts: tuple[declared.SearchText, ...] | None = None
-    """The documents to be searched for a declared source; None = only what the fingerprint kept of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +74,7 @@ class Comparison:
 
 def compare(suspect: Subject, source: Subject, budget: Budget = AUTO) -> Comparison:
     """Run every signal that applies to two subjects."""
+    suspect, source = adapt(suspect, source), adapt(source, suspect)
     a, b = suspect.fingerprint, source.fingerprint
     level = coverage_level(suspect, source, budget)
     structures = structure.compare(a.structure, b.structure)

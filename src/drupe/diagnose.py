@@ -291,9 +291,8 @@ def _renamed(c: Comparison) -> list[Transformation]:
     renamed = {
         right[match.source].tensor: left[match.suspect].tensor
         for match in (c.lineage.evidence.matched if c.lineage else c.sketch.matched)
-        if right[match.source].label != left[match.suspect].label
-        or left[match.suspect].role is None
-        and right[match.source].tensor != left[match.suspect].tensor
+        if right[match.source].tensor != left[match.suspect].tensor
+        and not {right[match.source].role, left[match.suspect].role} <= {"embed", "head"}  # a tied head
     }
     if not renamed or (by_names is not None and not by_names.unexplained):
         return []

@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from drupe import fingerprint as fingerprints
-from drupe.compare import Subject
 from drupe.document import version
 from drupe.errors import SourceError, UsageError
 from drupe.model import Model
+from drupe.opening import EVIDENCE_FILES, FINGERPRINT, describe
 from drupe.readers.interface import Absent
 from drupe.readers.strict_json import Json
-from drupe.subjects import EVIDENCE_FILES, FINGERPRINT, describe
+from drupe.subject import Subject
 
 MAX_FILE = 4 << 20
 MAX_TOTAL = 64 << 20

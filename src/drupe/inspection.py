@@ -6,12 +6,12 @@ from collections import Counter
 
 import numpy as np
 
-from drupe.compare import Subject
 from drupe.document import SCHEMA, Report, Translations, version
 from drupe.fingerprint import Fingerprint
+from drupe.opening import describe
 from drupe.readers.strict_json import Json
 from drupe.roles import schemes
-from drupe.subjects import describe
+from drupe.subject import Subject
 from drupe.uninformative import State
 
 MAX_ROWS = 200

@@ -11,15 +11,16 @@ from pathlib import Path
 
 from drupe import document, evidence, files
 from drupe import fingerprint as fingerprints
-from drupe.compare import AUTO, Budget, Subject
+from drupe.compare import AUTO, Budget
 from drupe.compare import compare as compare_subjects
 from drupe.diagnose import diagnose
 from drupe.document import Report
 from drupe.errors import UsageError
 from drupe.inspection import inspection
 from drupe.messages import Message, msg
+from drupe.opening import Document, describe, open_subject
 from drupe.readers.strict_json import Json
-from drupe.subjects import Document, describe, open_subject
+from drupe.subject import Subject
 from drupe.verdict import judge
 
 Notify = Callable[[Message], None]

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from drupe.lattice import DeltaGrid, Lattice, delta_grid, find_lattice
 from drupe.messages import Message
 from drupe.model import Matrix, Model
 from drupe.readers.interface import Absent, FloatArray
@@ -23,8 +24,8 @@ from drupe.recover.admissible import Admissible, admissible
 from drupe.recover.align import AlignedPair, Plan, align, spread
 from drupe.recover.contents import match_contents
 from drupe.recover.parts import Parts, Place, parts_of
+from drupe.recover.profile_opaque import compare_opaque
 from drupe.recover.rotation import find_rotation
-from drupe.lattice import DeltaGrid, Lattice, delta_grid, find_lattice
 from drupe.residual import Residual, measure
 from drupe.signals.interface import Finding
 from drupe.signals.sketch.compare import LOG10_ALPHA, SIGNIFICANT, Match, SketchResult
@@ -115,10 +116,24 @@ def investigate(
     possible = admissible(mine, theirs, *facts)
     if not possible.possible or not (full or escalate):
         return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible)
-    profile = profiles.compare(mine, theirs, None)
+    profile = _profile(mine, theirs)
+    if profile.borrowed:
+        names = dict(profile.borrowed)
+        mine = parts_of(a, names) if profile.borrowed_is_suspect else mine
+        theirs = theirs if profile.borrowed_is_suspect else parts_of(b, names)
     if not profile.significant:
         return _tables(mine, theirs, evidence, profile, possible, full=full)
     return _rotated(mine, theirs, evidence, profile, full=full)
+
+
+def _profile(mine: Parts, theirs: Parts) -> profiles.ProfileResult:
+    """The search over layers, or over matrices where one side's names say nothing."""
+    known = [any(role in ("up", "gate") for role, _ in parts.places) for parts in (mine, theirs)]
+    if known == [False, True]:
+        return compare_opaque(mine, theirs, opaque_is_suspect=True)
+    if known == [True, False]:
+        return compare_opaque(theirs, mine, opaque_is_suspect=False)
+    return profiles.compare(mine, theirs, None)
 
 
 def _opaque(a: Model, b: Model) -> bool:

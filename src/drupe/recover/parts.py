@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drupe.model import Model
-from drupe.model import Matrix
+from drupe.model import Matrix, Model
 from drupe.readers.interface import Absent, FloatArray
 
 Place = tuple[str, int | None]

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drupe.messages import msg
+from drupe.model import Matrix
 from drupe.readers.interface import Absent, FloatArray
-from drupe.recover.parts import Parts
+from drupe.recover.parts import Parts, Place
 from drupe.recover.units import mutual_nearest
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Finding, Measured, Skipped
 from drupe.stats import log10_bonferroni, log10_poisson_sf, wilson
@@ -44,6 +45,9 @@ class ProfileResult:
     log10_p: float = 0.0
     layer_map: tuple[tuple[int, int], ...] = ()
     findings: tuple[Finding, ...] = ()
+    borrowed: tuple[tuple[Matrix, Place], ...] = ()
+    """What matrices with opaque names were found to be."""
+    borrowed_is_suspect: bool = True
 
     @property
     def significant(self) -> bool:
@@ -91,13 +95,13 @@ def compare(a: Parts, b: Parts, layer_pairs: Sequence[tuple[int, int]] | None) -
     """Count hits. ``layer_pairs`` = a recovered layer map; None = search every source layer for each."""
     tokens = shared_tokens(a, b)
     if tokens is None:
-        return _skipped("profile.no_tokens")
+        return skipped("profile.no_tokens")
     votes = _vote_roles(a, b)
     if votes is None:
-        return _skipped("profile.no_ffn")
+        return skipped("profile.no_ffn")
     pairs = _candidates(a, b) if layer_pairs is None else [p for p in layer_pairs if min(p) > 0 or len(layer_pairs) == 1]
     if not pairs:
-        return _skipped("profile.no_layers")
+        return skipped("profile.no_layers")
     embeds = (_token_table(a, tokens.suspect), _token_table(b, tokens.source))
     cache: dict[tuple[int, int], list[FloatArray]] = {}
     table: dict[int, list[tuple[int, int, int]]] = {}
@@ -110,7 +114,8 @@ def compare(a: Parts, b: Parts, layer_pairs: Sequence[tuple[int, int]] | None) -
     return _result(table, tokens, searched=layer_pairs is None)
 
 
-def _skipped(key: str) -> ProfileResult:
+def skipped(key: str) -> ProfileResult:
+    """Not tested, because ..."""
     return ProfileResult(False, findings=(Skipped(SIGNAL, Component.WEIGHTS, msg(key)),))
 
 
@@ -145,7 +150,18 @@ def _profile(parts: Parts, role: str, layer: int, tokens: FloatArray) -> FloatAr
     else:
         gain = parts.gain(role, layer)
         matrix = matrix if gain is None or gain.size != matrix.shape[1] else matrix * gain
-    response = np.nan_to_num(matrix @ tokens.T)
+    return respond(matrix, tokens)
+
+
+def finite(values: FloatArray) -> FloatArray:
+    """Values that are no numbers, or overflow, as zeros."""
+    result: FloatArray = np.where(np.abs(values) < 1e15, values, np.float32(0.0))
+    return result
+
+
+def respond(matrix: FloatArray, tokens: FloatArray) -> FloatArray:
+    """Responses of units (rows) to token embeddings: centred both ways, rows of length one."""
+    response = finite(finite(matrix) @ finite(tokens).T)
     response -= response.mean(axis=0)
     response -= response.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(response, axis=1, keepdims=True)

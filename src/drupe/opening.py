@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drupe import fingerprint as fingerprints
-from drupe.compare import Subject
 from drupe.errors import FormatError, LocatorError
 from drupe.facts import to_json
 from drupe.fingerprint import Fingerprint
@@ -21,6 +20,7 @@ from drupe.signals.declared import SearchText, search_texts
 from drupe.sources.interface import Tree
 from drupe.sources.local import LocalTree
 from drupe.sources.locator import open_tree
+from drupe.subject import Subject
 
 FINGERPRINT = "fingerprint.drupe"
 EVIDENCE_FILES = "files"
