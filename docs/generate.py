@@ -2,10 +2,10 @@
 
 - ``signals.md`` from the docstrings of the signals and their null sentences;
 - ``command-line.md`` (both languages) from the parser and the error tree;
-- the tables between ``<!-- begin KEY -->`` and ``<!-- end KEY -->`` in ``report-format.md``, from the JSON Schema;
-- every console block after ``<!-- output -->``, by running its commands.
+- the table between ``<!-- begin KEY -->`` and ``<!-- end KEY -->`` in ``report-format.md``, from the schema;
+- every console block after ``<!-- output -->`` or ``<!-- output: 1-9, 20-30 -->`` (lines shown), by running it.
 
-``--check`` writes nothing and names the pages that are out of date (exit 1). tests/test_docs.py does the same.
+``--check`` writes nothing and names the pages that are out of date (exit 1); tests/test_docs.py does so too.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ SIGNALS = (
 SIGNALS_INTRODUCTION = """
 # Signals
 
-A signal is one measurement. Each tells what it measures, what unrelated models would show (its null), and when it
-lies. A signal that does not apply is `skipped` with the reason, one that breaks is `failed`; both stay in the report.
+A signal is one measurement. Each tells what it measures, what unrelated models would show (its null), and
+when it lies. A signal that does not apply is `skipped` with the reason, one that breaks is `failed`; both stay
+in the report.
 How the findings become a verdict stands in [001-architecture](design/001-architecture.md).
 
 | signal | speaks about | what unrelated models show |
@@ -135,11 +136,11 @@ def anchor(heading: str) -> str:
 WORDS: Mapping[Language, Mapping[str, str]] = {
     "en": {
         "title": "Command line",
-        "intro": "`drupe VERB --help` says the same. Progress goes to stderr, results to stdout; colours are off "
-        "when `NO_COLOR` is set or the output is no terminal.",
+        "intro": "`drupe VERB --help` says the same. Progress goes to stderr, results to stdout; "
+        "colours are off when `NO_COLOR` is set or the output is no terminal.",
         "option": "argument | meaning",
         "errors": "Errors",
-        "errors_intro": "Every error names what happened, where, and what to do next, and ends with exit code 2.",
+        "errors_intro": "Every error says what happened, where, and what to do next; the exit code is 2.",
         "error": "error | meaning | what to do",
     },
     "zh": {
@@ -245,6 +246,7 @@ def with_tables(text: str) -> str:
 
 
 BLOCK = re.compile(r"(?P<mark>(?:<!-- [^>]* -->\n)?)```console\n(?P<body>.*?)```", re.S)
+OUTPUT = re.compile(r"<!-- output(?:: (?P<ranges>[\d\-, ]+))? -->\n")
 _OUTPUTS: dict[str, str] = {}
 
 
@@ -252,11 +254,29 @@ def with_outputs(text: str) -> str:
     """Run the blocks that are marked ``<!-- output -->`` and show what they print."""
 
     def fresh(match: re.Match[str]) -> str:
-        if match["mark"] != "<!-- output -->\n":
+        marked = OUTPUT.fullmatch(match["mark"])
+        if marked is None:
             return match[0]
-        return f"{match['mark']}```console\n{run_block(match['body'])}```"
+        shown = excerpt(run_block(match["body"]), marked["ranges"] or "")
+        return f"{match['mark']}```console\n{shown}```"
 
     return BLOCK.sub(fresh, text)
+
+
+def excerpt(text: str, ranges: str) -> str:
+    """The lines of ``1-2, 5-6`` (all without it), with ``...`` for what was left out.
+
+    >>> excerpt("a\\nb\\nc\\nd\\n", "1-1, 3-3")
+    'a\\n...\\nc\\n...\\n'
+    """
+    if not ranges:
+        return text
+    lines, shown, last = text.splitlines(), [], 0
+    for part in ranges.split(","):
+        start, stop = (int(number) for number in part.split("-"))
+        shown += (["..."] if start > last + 1 else []) + lines[start - 1 : stop]
+        last = stop
+    return "\n".join(shown + (["..."] if last < len(lines) else [])) + "\n"
 
 
 def commands(body: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""Arrows go one way: which module may import which, read off the syntax tree, lazy and typing imports included.
+"""Arrows go one way: who may import whom, read off the syntax tree, lazy and typing imports included.
 
-``LAYERS`` is the architecture as data, lowest first. A module imports only from layers below its own, or from its
-own unit (a plug-in of several files). A module that stands in no layer, or a name that no file has, fails.
+``LAYERS`` is the architecture as data, lowest first. A module imports only from layers below its own, or from
+its own unit (a plug-in of several files). A module that stands in no layer, or a name that no file has, fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "drupe"
 
-# Lowest first. ``name.*`` is a unit: all modules of that folder (or that prefix), which may import each other.
+# Lowest first. ``name.*`` is a unit: the modules of that folder or prefix, which may import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("messages", "stats", "model_names", "files"),
@@ -55,6 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("diagnose_residual",),
     ("diagnose",),
     ("verdict",),
+    ("document_schema",),
     ("document",),
     # the verbs
     ("subjects", "report.interface"),

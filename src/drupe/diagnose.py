@@ -314,7 +314,7 @@ def _layers(c: Comparison, lineage: Lineage) -> list[Transformation]:
         return []
     targets = [j for _, j in lineage.layer_map]
     table = {str(i): j for i, j in lineage.layer_map}
-    depths = (c.suspect.structure.depth, c.source.structure.depth)
+    depths = [len({m.layer for m in side.weights.matrices if m.layer is not None}) for side in (c.suspect, c.source)]
     if len(set(targets)) < len(targets):
         return [Transformation(Kind.DEPTH_UPSCALED, {"map": table})]
     if targets != sorted(targets):
@@ -379,6 +379,8 @@ def _direction(c: Comparison, transformations: Sequence[Transformation]) -> str:
     """Only from artefacts that show who was made of whom: casts, grids, dropped or repeated layers."""
     kinds = {item.kind: item for item in transformations}
     if Kind.CAST in kinds and kinds[Kind.CAST].parameters.get("to") == "F32":
+        return "source_from_suspect"
+    if Kind.QUANTISED in kinds and c.source.storage.quantised_bits and not c.suspect.storage.quantised_bits:
         return "source_from_suspect"
     cues = (Kind.QUANTISED, Kind.PRUNED, Kind.DEPTH_UPSCALED, Kind.CAST)
     return "suspect_from_source" if any(kind in kinds for kind in cues) else "undetermined"

@@ -68,7 +68,7 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
 def _pairs(lineage: Lineage) -> list[PairFacts]:
     """Proven pairs; hidden matrices speak for the whole when there are any."""
     proven = proven_pairs(lineage)
-    hidden = [pair for pair in proven if pair.suspect.layer is not None]
+    hidden = [pair for pair in proven if pair.place[1] is not None]
     changed = [pair for pair in hidden or proven if pair.residual.equal < 1.0]
     return changed or proven
 
@@ -122,7 +122,10 @@ def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcom
     tested = [pair for pair in pairs if pair.raw and not np.isnan(pair.residual.edge)]
     grids = [pair.lattice for pair in tested if pair.lattice is not None]
     on_grid = bool(tested) and len(grids) >= LATTICE_SHARE * len(tested)
-    by_storage = stored > 0 and not 0 < c.source.storage.quantised_bits <= stored
+    other = c.source.storage.quantised_bits
+    by_storage = stored > 0 and not 0 < other <= stored
+    if other > 0 and not stored:  # the source is the packed one: its grid explains the difference
+        on_grid, by_storage, grids = False, True, []
     if not on_grid and not by_storage:
         return _quantised_then_rounded(tested, pool)
     scheme = _scheme(c) if by_storage else None
@@ -150,9 +153,10 @@ def _quantised_then_rounded(tested: Sequence[PairFacts], pool: _Pool) -> Outcome
 
 
 def _scheme(c: Comparison) -> str:
+    side = c.suspect if c.suspect.storage.quantised_bits else c.source
     packed = {
         name: count
-        for name, count in c.suspect.storage.dtypes.items()
+        for name, count in side.storage.dtypes.items()
         if not name.startswith(("F", "BF", "BOOL")) and name not in ("I64", "I32", "I16")
     }
     return max(packed, key=lambda name: packed[name]) if packed else "packed"
@@ -190,7 +194,7 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
         return Outcome((_noise(pool),), False, (msg("diagnosis.white", **_numbers(pool)),))
     rank = _low_rank(lineage)
     if rank is not None:
-        modules = sorted({pair.suspect.role or pair.suspect.tensor for pair in _pairs(lineage)})
+        modules = sorted({pair.place[0] for pair in _pairs(lineage)})
         change = Transformation(Kind.LOW_RANK_UPDATE, {"rank": rank, "modules": modules})
         return Outcome((change,), False, (msg("diagnosis.low_rank", rank=rank),))
     if pool.edge < TRAINED_EDGE and abs(pool.kurtosis) < 0.15:

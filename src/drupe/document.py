@@ -1,7 +1,7 @@
 """Report: the one public schema (``drupe/report/1.N``). Plain English text plus a table of its Chinese.
 
-Built from a verdict, written as JSON, read back strictly (an unknown key is an error unless the report is newer),
-rendered by report/*. Nothing is computed here.
+Built from a verdict, written as JSON, read back strictly (an unknown key is an error unless the report is
+newer), rendered by report/*. Nothing is computed here.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def _weights(d: Diagnosis, base: Json) -> dict[str, Json]:
 
 
 def _transformation(item: Transformation) -> dict[str, Json]:
-    return {"kind": item.kind.value, "parameters": {key: _plain(value) for key, value in item.parameters.items()}}
+    return {
+        "kind": item.kind.value,
+        "parameters": {key: _plain(value) for key, value in item.parameters.items()},
+    }
 
 
 def _plain(value: object) -> Json:
@@ -140,7 +143,9 @@ def _measured(f: Measured, say: Translations) -> dict[str, Json]:
     effect: Json = None
     if f.effect is not None:
         numbers = (f.effect.estimate, f.effect.low, f.effect.high)
-        effect = {key: _number(value) for key, value in zip(("estimate", "low", "high"), numbers, strict=True)}
+        effect = {
+            key: _number(value) for key, value in zip(("estimate", "low", "high"), numbers, strict=True)
+        }
     baseline: Json = None
     if f.baseline is not None:
         quantiles = {"q50": _number(f.baseline.q50), "q99": _number(f.baseline.q99)}
@@ -194,7 +199,7 @@ def loads(data: bytes, where: str) -> Report:
 
 
 def _check_writable(report: Report, where: str) -> None:
-    """Keys that this version does not know are carried along, so they must be JSON that can be written again."""
+    """Keys that this version does not know are carried along, so they must be JSON that can be written."""
     try:
         dumps(report)
     except (ValueError, RecursionError):

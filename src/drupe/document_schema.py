@@ -1,4 +1,4 @@
-"""Checks a document against its published JSON Schema: the part of the 2020-12 vocabulary that the schema uses.
+"""Checks a document against its published JSON Schema: the part of the 2020-12 vocabulary that is used there.
 
 A damaged or hostile report becomes a FormatError that names the place; the tests hold this subset against the
 ``jsonschema`` package, which is not needed at run time.
@@ -17,9 +17,9 @@ from drupe.readers.strict_json import Json, as_object
 
 Schema = Mapping[str, Json]
 
-KEYWORDS = frozenset(
-    "$ref type const enum pattern minimum maximum required properties additionalProperties items if then else".split()
-)
+_SCALARS = frozenset({"type", "const", "enum", "pattern", "minimum", "maximum"})
+_APPLICATORS = frozenset({"$ref", "required", "properties", "additionalProperties", "items", "if", "then", "else"})
+KEYWORDS = _SCALARS | _APPLICATORS
 """The assertions that are checked."""
 ANNOTATIONS = frozenset({"$schema", "$id", "$defs", "title", "description"})
 _TYPES: Mapping[str, type | tuple[type, ...]] = {

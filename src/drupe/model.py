@@ -21,7 +21,7 @@ from drupe.readers.tokenizer import from_gguf as tokenizer_from_gguf
 from drupe.roles import Role, Roles, assign_roles
 from drupe.sources.interface import Tree
 
-MIN_ROWS, MIN_COLUMNS = 2, 32
+MIN_ROWS, MIN_COLUMNS = 8, 32
 """Smaller tensors (and all vectors) carry too few values to be compared as matrices."""
 
 

@@ -64,7 +64,8 @@ def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bo
     rest = float(np.linalg.norm(b - np.float32(scale) * a))
     spread = float(a.std()) or 1.0
     zeros = (b == 0) & (a != 0)
-    edge, tracy_widom = spectral_edge(d) if spectral else (np.nan, np.nan)
+    spectrum = squared_spectrum(d) if spectral else None
+    edge, tracy_widom = spectral_edge(d, spectrum) if spectral else (np.nan, np.nan)
     return Residual(
         size=a.size,
         equal=equal,
@@ -80,7 +81,7 @@ def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bo
         new_zeros=float(zeros.mean()),
         kept_equal=float(same[~zeros].mean()) if not zeros.all() else 0.0,
         after_unit_scale=min(_after_row_scale(a, b), _after_row_scale(a.T, b.T)),
-        rank=residual_rank(d, b, dtype) if spectral else None,
+        rank=None if spectrum is None else residual_rank(spectrum, b, dtype),
     )
 
 
@@ -97,18 +98,24 @@ def _after_row_scale(a: FloatArray, b: FloatArray) -> float:
     return float(np.linalg.norm(b - factors[:, None] * a)) / (float(np.linalg.norm(b)) or 1.0)
 
 
-def residual_rank(d: NDArray[np.float64], b: FloatArray, dtype: str) -> int | None:
+def squared_spectrum(d: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Squared singular values of D, ascending; None when the smaller side exceeds 1,024."""
+    if min(d.shape) > MAX_RANK_SIDE:
+        return None
+    gram = d @ d.T if d.shape[0] <= d.shape[1] else d.T @ d
+    values: NDArray[np.float64] = np.maximum(np.linalg.eigvalsh(gram), 0.0)
+    return values
+
+
+def residual_rank(spectrum: NDArray[np.float64], b: FloatArray, dtype: str) -> int:
     """Singular values of D above the largest one of pure rounding errors of B, times 1.05.
 
     Rounding errors are white with sd ``floor`` (1e-7 of the values for float32), so their largest singular value
-    is floor (sqrt m + sqrt c). None when the smaller side exceeds 1,024.
+    is floor (sqrt m + sqrt c).
     """
-    if min(d.shape) > MAX_RANK_SIDE:
-        return None
     floor = max(rounding_floor(b, dtype), 1e-7 * float(np.abs(b).mean()))
-    edge = 1.05 * floor * (np.sqrt(d.shape[0]) + np.sqrt(d.shape[1]))
-    gram = d @ d.T if d.shape[0] <= d.shape[1] else d.T @ d
-    return int((np.linalg.eigvalsh(gram) > edge**2).sum())
+    edge = 1.05 * floor * (np.sqrt(b.shape[0]) + np.sqrt(b.shape[1]))
+    return int((spectrum > edge**2).sum())
 
 
 def to_bfloat16(values: FloatArray) -> FloatArray:
@@ -156,7 +163,9 @@ def excess_kurtosis(d: NDArray[np.float64]) -> float:
     return float((centred**4).mean()) / variance**2 - 3.0 if variance > 0 else 0.0
 
 
-def spectral_edge(d: NDArray[np.float64], iterations: int = 24) -> tuple[float, float]:
+def spectral_edge(
+    d: NDArray[np.float64], spectrum: NDArray[np.float64] | None = None, iterations: int = 24
+) -> tuple[float, float]:
     """(s1 / Marchenko-Pastur edge, standardised Tracy-Widom statistic) of a residual, each column centred not.
 
     For white m x c noise of sd s: s1^2 / s^2 ~ mu + sigma TW1, mu = (sqrt(m-1) + sqrt(c))^2,
@@ -167,7 +176,7 @@ def spectral_edge(d: NDArray[np.float64], iterations: int = 24) -> tuple[float, 
     variance = float((d**2).mean())
     if variance <= 0 or min(m, c) < 8:
         return 0.0, 0.0
-    top = _largest_singular(d, iterations)
+    top = float(np.sqrt(spectrum[-1])) if spectrum is not None else _largest_singular(d, iterations)
     side = float(np.sqrt(m - 1) + np.sqrt(c))
     sigma = side * (1 / np.sqrt(m - 1) + 1 / np.sqrt(c)) ** (1 / 3)
     statistic = (top**2 / variance - side**2) / sigma
@@ -175,9 +184,6 @@ def spectral_edge(d: NDArray[np.float64], iterations: int = 24) -> tuple[float, 
 
 
 def _largest_singular(d: NDArray[np.float64], iterations: int) -> float:
-    if min(d.shape) <= 512:
-        gram = d @ d.T if d.shape[0] <= d.shape[1] else d.T @ d
-        return float(np.sqrt(max(np.linalg.eigvalsh(gram)[-1], 0.0)))
     vector: NDArray[np.float64] = np.random.default_rng(0).standard_normal((d.shape[1], 1))
     for _ in range(iterations):
         vector = d.T @ (d @ vector)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 from drupe.model import Matrix, Model
-from drupe.readers.interface import Absent
+from drupe.readers.interface import Absent, Layout
 from drupe.signals.sketch.facts import extract
 from drupe.subject import Subject
 
@@ -56,8 +56,9 @@ def _read_like(
     model: Model, matrix: Matrix, readings: dict[tuple[int, ...], set[Reading]]
 ) -> list[Matrix]:
     assert not isinstance(model.weights, Absent)
-    known = readings.get(model.weights.tensors[matrix.tensor].shape, set())
-    if len(known) != 1:
+    info = model.weights.tensors[matrix.tensor]
+    known = readings.get(info.shape, set())
+    if len(known) != 1 or info.layout is not Layout.UNKNOWN:  # a graph says how its weights are used
         return [matrix]
     return [
         Matrix(matrix.tensor, rows, columns, start, transposed)

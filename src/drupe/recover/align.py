@@ -13,7 +13,7 @@ import numpy as np
 
 from drupe.model import Block, Matrix
 from drupe.readers.interface import FloatArray
-from drupe.recover.parts import HIDDEN_ROLES, Parts
+from drupe.recover.parts import HIDDEN_ROLES, Parts, Place
 from drupe.recover.profile import TokenRows, shared_tokens
 from drupe.recover.rotation import undo_rotation
 from drupe.recover.units import (
@@ -47,6 +47,8 @@ class Plan:
 class AlignedPair:
     """One pair in the source's coordinates; ``z`` is its own permutation z, ``moved`` what was permuted."""
 
+    place: Place
+    """The suspect's role and layer; borrowed from the source when its own names say nothing."""
     suspect: Matrix
     source: Matrix
     suspect_values: FloatArray
@@ -87,7 +89,7 @@ def _token_pair(
     suspect, source = a.model.load(mine)[tokens.suspect], b.model.load(theirs)[tokens.source]
     if plan.rotation is not None:
         suspect = undo_rotation(place[0], suspect, plan.rotation)
-    return AlignedPair(mine, theirs, suspect, source, False, row_permutation_z(suspect, source))
+    return AlignedPair(place, mine, theirs, suspect, source, False, row_permutation_z(suspect, source))
 
 
 def _plain(
@@ -114,7 +116,7 @@ def _plain(
         suspect = undo_rotation(mine[0], _folded(a, mine, suspect), plan.rotation)
         source = _folded(b, theirs, source)
     z = row_permutation_z(suspect, source)
-    return AlignedPair(left, right, suspect, source, plan.rotation is None, z)
+    return AlignedPair(mine, left, right, suspect, source, plan.rotation is None, z)
 
 
 def _values(parts: Parts, matrix: Matrix, rows: int, full: bool) -> FloatArray:
@@ -183,7 +185,7 @@ def _undo_units(found: dict[str, AlignedPair]) -> dict[str, AlignedPair]:
 def _unit_view(pair: AlignedPair, suspect: bool) -> FloatArray:
     """Units as rows."""
     values = pair.suspect_values if suspect else pair.source_values
-    return values.T if pair.suspect.role == "down" else values
+    return values.T if pair.place[0].rpartition(".")[2] == "down" else values
 
 
 def _undo_rows(pair: AlignedPair, *, columns: bool) -> AlignedPair:
@@ -201,8 +203,8 @@ def _move(pair: AlignedPair, rows: RowMap, *, columns: bool, z: float) -> Aligne
     suspect, source = pair.suspect_values, pair.source_values
     suspect = suspect[:, found] if columns else suspect[found]
     source = source[:, partner] if columns else source[partner]
-    kind = "units" if pair.suspect.role in ("gate", "up", "down") else "heads"
-    return AlignedPair(pair.suspect, pair.source, suspect, source, pair.raw, z, kind)
+    kind = "units" if pair.place[0].rpartition(".")[2] in ("gate", "up", "down") else "heads"
+    return AlignedPair(pair.place, pair.suspect, pair.source, suspect, source, pair.raw, z, kind)
 
 
 def spread(layers: Sequence[tuple[int, int]], most: int) -> tuple[tuple[int, int], ...]:

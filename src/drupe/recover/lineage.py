@@ -49,8 +49,9 @@ class Basis(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PairFacts:
-    """One aligned pair, without its values."""
+    """One aligned pair, without its values. ``place``: role and layer, borrowed where the names say nothing."""
 
+    place: Place
     suspect: Matrix
     source: Matrix
     z: float
@@ -169,7 +170,7 @@ def _in_place(
     layer_map = map_layers(mine, theirs, evidence, facts)
     chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
     pairs, arrays = _measure(mine, theirs, Plan(chosen, None, full))
-    doubtful = not full and 2 * sketch.agreement - 1 < PLAIN_CORRELATION
+    doubtful = 2 * sketch.agreement - 1 < PLAIN_CORRELATION
     profile = _NO_PROFILE
     if chosen and (full or (doubtful and escalate)):
         profile = profiles.compare(mine, theirs, spread(chosen, 6 if full else 3))
@@ -180,14 +181,14 @@ def _in_place(
         full=full,
         layer_map=layer_map,
         pairs=pairs,
-        spectrum=spectra.compare(arrays) if full else None,
+        spectrum=spectra.compare(arrays) if full and not profile.significant and doubtful else None,
         vectors_equal=_vectors_equal(a, b) if full else None,
-        tables_only=not any(pair.proven and _is_hidden(pair.suspect) for pair in pairs),
+        tables_only=not any(pair.proven and _is_hidden(pair.place) for pair in pairs),
     )
 
 
-def _is_hidden(matrix: Matrix) -> bool:
-    return matrix.role not in ("embed", "head", "position", "token_type")
+def _is_hidden(place: Place) -> bool:
+    return place[0] not in ("embed", "head", "position", "token_type")
 
 
 def _rotated(
@@ -197,7 +198,7 @@ def _rotated(
     if q is None or not profile.layer_map:
         return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
     layer_map = _complete(mine, theirs, profile.layer_map)
-    pairs, arrays = _measure(mine, theirs, Plan(layer_map if full else spread(layer_map, 3), q, True))
+    pairs, _ = _measure(mine, theirs, Plan(layer_map if full else spread(layer_map, 3), q, True))
     return Lineage(
         Basis.ROTATED,
         evidence,
@@ -205,7 +206,6 @@ def _rotated(
         full=full,
         layer_map=layer_map,
         pairs=pairs,
-        spectrum=spectra.compare(arrays),
     )
 
 
@@ -232,7 +232,7 @@ def _tables(
 ) -> Lineage:
     """Hidden matrices are at null: do the token tables alone correspond, token by token?"""
     pairs, arrays = _measure(mine, theirs, Plan((), None, True)) if full else ((), [])
-    if not any(pair.proven and not _is_hidden(pair.suspect) for pair in pairs):
+    if not any(pair.proven and not _is_hidden(pair.place) for pair in pairs):
         return Lineage(Basis.NONE, evidence, profile, full=full, map_possible=possible)
     return Lineage(
         Basis.RAW,
@@ -271,6 +271,7 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
             lattice = None  # the source is on a grid itself: no change of the suspect's
         delta = delta_grid(pair.source_values, pair.suspect_values)
     return PairFacts(
+        pair.place,
         pair.suspect, pair.source, pair.z, pair.proven, pair.moved, pair.raw, residual, lattice, delta
     )
 

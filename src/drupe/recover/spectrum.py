@@ -22,7 +22,9 @@ from drupe.signals.interface import Baseline, Component, Effect, Finding, Measur
 
 SIGNAL = "weights.spectrum"
 TOP = 8
-MAX_SIDE = 2048
+MAX_SIDE = 4096
+MAX_PAIRS = 12
+TRAINED_OUTLIER = 1.2
 LINEAGE_TOP, LINEAGE_RATIO = 0.45, 0.85
 SHARED_TOP, SHARED_RATIO, SHARED_GAP = 0.40, 0.50, 0.10
 
@@ -47,32 +49,42 @@ class SpectrumResult:
     findings: tuple[Finding, ...]
 
 
-def kept_directions(a: FloatArray, b: FloatArray) -> tuple[float, float]:
-    """(b_top, b_bulk) of A's directions in B, both (rows, columns) of equal shape."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Shares of A's directions that B keeps, and A's largest singular value over its random edge."""
+
+    top: float
+    bulk: float
+    outlier: float
+
+
+def kept_directions(a: FloatArray, b: FloatArray) -> Kept:
+    """b_top and b_bulk of A's directions in B, both (rows, columns) of equal shape.
+
+    ``outlier`` = s_1 / (sd(A) (sqrt m + sqrt c)), about 1 at a random start (Marchenko-Pastur edge).
+    """
     u, s, vt = np.linalg.svd(a, full_matrices=False)
-    kept = np.einsum("ri,rc,ic->i", u, b, vt, optimize=True) / np.maximum(s, 1e-20)
+    kept = np.einsum("ic,ic->i", u.T @ b, vt) / np.maximum(s, 1e-20)
     half = max(TOP + 1, len(s) // 2)
-    return float(kept[:TOP].mean()), float(kept[TOP:half].mean())
-
-
-def outlier_ratio(a: FloatArray) -> float:
-    """Largest singular value over the Marchenko-Pastur edge sd(A)(sqrt m + sqrt c); about 1 at random start."""
-    edge = float(a.std()) * (np.sqrt(a.shape[0]) + np.sqrt(a.shape[1]))
-    return float(np.linalg.norm(a, 2)) / edge if edge > 0 else 0.0
+    edge = float(a.std()) * float(np.sqrt(a.shape[0]) + np.sqrt(a.shape[1]))
+    return Kept(float(kept[:TOP].mean()), float(kept[TOP:half].mean()), float(s[0]) / edge if edge else 0.0)
 
 
 def compare(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> SpectrumResult | None:
     """Judge aligned (suspect, source) matrices; None without any."""
-    usable = [(s, o) for s, o in pairs if max(s.shape) <= MAX_SIDE and s.shape == o.shape and min(s.shape) > 2 * TOP]
+    usable = [(s, o) for s, o in pairs if s.size <= MAX_SIDE**2 and s.shape == o.shape and min(s.shape) > 2 * TOP]
     if not usable:
         return None
-    forward = np.array([kept_directions(source, suspect) for suspect, source in usable])
-    backward = np.array([kept_directions(suspect, source) for suspect, source in usable])
-    chosen = max((forward, backward), key=lambda values: float(values[:, 0].mean()))
-    top, bulk = (float(value) for value in chosen.mean(axis=0))
-    trained = float(np.median([outlier_ratio(source) for _, source in usable])) > 1.2
+    step = max(1, len(usable) // MAX_PAIRS)
+    usable = usable[::step][:MAX_PAIRS]
+    forward = [kept_directions(source, suspect) for suspect, source in usable]
+    backward = [kept_directions(suspect, source) for suspect, source in usable]
+    tops = max(([k.top for k in side] for side in (forward, backward)), key=lambda values: sum(values))
+    chosen = forward if tops == [k.top for k in forward] else backward
+    top, bulk = float(np.mean(tops)), float(np.mean([k.bulk for k in chosen]))
+    trained = float(np.median([k.outlier for k in forward])) > TRAINED_OUTLIER
     start = _judge(top, bulk)
-    spread = 1.96 * float(chosen[:, 0].std()) / np.sqrt(len(usable))
+    spread = 1.96 * float(np.std(tops)) / float(np.sqrt(len(usable)))
     finding = Measured(
         SIGNAL,
         Component.WEIGHTS,

@@ -1,0 +1,1 @@
+"""Renderers: a report as text, for the terminal or as JSON."""

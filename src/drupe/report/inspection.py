@@ -17,14 +17,19 @@ def render_inspection(page: Page, words: Words, report: Table) -> None:
     page.blank()
     for line in _parts(words, model):
         page.item(line)
-    _section(page, words("report.inspection.architecture"), _architecture(words, table(report["architecture"])))
+    _section(
+        page, words("report.inspection.architecture"), _architecture(words, table(report["architecture"]))
+    )
     hyper = table(table(report["architecture"])["hyper_parameters"])
-    _section(page, words("report.inspection.hyper_parameters"), [f"{key} = {_value(hyper[key])}" for key in hyper])
+    _section(
+        page, words("report.inspection.hyper_parameters"), [f"{key} = {_value(hyper[key])}" for key in hyper]
+    )
     storage, matrices = table(report["storage"]), table(report["matrices"])
     _section(page, words("report.inspection.dtypes"), _counts(table(storage["values_by_dtype"])))
     _section(page, words("report.inspection.matrices"), _counts(table(matrices["by_role"])))
     states = {
-        words.name("report.inspection.state", key): value for key, value in table(matrices["by_state"]).items()
+        words.name("report.inspection.state", key): value
+        for key, value in table(matrices["by_state"]).items()
     }
     _section(page, words("report.inspection.states"), _counts(states))
     if report["tokenizer"] is not None:
@@ -78,7 +83,7 @@ def _declared(page: Page, words: Words, declared: Table) -> None:
 
 
 def _counts(values: Table) -> list[str]:
-    return [f"{key}  {number(values[key])}" for key in values]
+    return [", ".join(f"{key} {number(values[key])}" for key in values)] if values else []
 
 
 def _value(value: Json) -> str:

@@ -24,7 +24,7 @@ MIN_WIDTH, MAX_WIDTH = 40, 100
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a document is shown. ``width`` in terminal cells; ``verbose``: all rows; ``color``: ANSI sequences."""
+    """How a document is shown. ``width`` in cells; ``verbose``: all rows; ``color``: ANSI sequences."""
 
     width: int = 80
     verbose: bool = False
@@ -55,7 +55,7 @@ def render(
 
 
 def options_of_terminal(*, verbose: bool = False) -> Options:
-    """Width and colour of stdout: plain at 80 cells when nobody watches; NO_COLOR (no-color.org) is respected."""
+    """Width and colour of stdout: plain at 80 cells when nobody watches; NO_COLOR (no-color.org) counts."""
     if not sys.stdout.isatty():
         return Options(verbose=verbose)
     width = shutil.get_terminal_size((80, 24)).columns

@@ -1,4 +1,4 @@
-"""Lines of a fixed width from text of strangers: harmless characters, East-Asian width, Chinese line breaks."""
+"""Lines of a fixed width from text of strangers: harmless characters, East-Asian width, Chinese breaks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.text import Text
 
 MAX_TEXT = 2000
 """Characters of one string that are shown."""
+MAX_LINES = 20_000
+"""Lines of one page; a report that fills more was made to."""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # No line starts with a closer and none ends with an opener (GB/T 15834).
 _CLOSERS = frozenset("，。、；：！？）】》〉」』”’…％·,.;:!?)]}%")
@@ -30,7 +32,12 @@ def printable(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def _visible(char: str) -> str:
-    if " " <= char <= "~" or unicodedata.category(char) not in _HIDDEN:
+    if " " <= char <= "~":
+        return char
+    # Variation selectors change the width of what stands before them.
+    if unicodedata.category(char) not in _HIDDEN and not unicodedata.name(char, "").startswith(
+        "VARIATION SEL"
+    ):
         return char
     code = ord(char)
     if code < 0x100:
@@ -39,7 +46,7 @@ def _visible(char: str) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` cells: breaks at spaces and between Chinese characters, folds what is longer.
+    """Lines of at most ``width`` cells: breaks at spaces and between Chinese characters, folds the rest.
 
     >>> wrap("核果有壳有核。See the kernel", 12)
     ['核果有壳有', '核。See the', 'kernel']
@@ -84,13 +91,12 @@ def _may_break(before: str, after: str) -> bool:
 
 def _fold(unit: str, width: int) -> list[str]:
     """A piece that may be longer than a line, cut by cells."""
-    pieces, piece, used = [], "", 0
+    pieces, piece = [], ""
     for char in unit:
-        size = cell_len(char)
-        if used + size > width:
+        if cell_len(piece + char) > width:
             pieces.append(piece)
-            piece, used = "", 0
-        piece, used = piece + char, used + size
+            piece = ""
+        piece += char
     return [*pieces, piece]
 
 
@@ -101,9 +107,13 @@ def pad(text: str, width: int) -> str:
 
 @dataclass(slots=True)
 class Page:
-    """Collects lines of at most ``width`` cells; every string that enters is made printable."""
+    """Collects lines of at most ``width`` cells; every string that enters is made printable.
+
+    ``ending`` stands below a page that was cut at MAX_LINES.
+    """
 
     width: int
+    ending: str = "..."
     lines: list[Text] = field(default_factory=list)
 
     def blank(self) -> None:
@@ -117,6 +127,8 @@ class Page:
 
     def paragraph(self, text: str, *, style: str = "", indent: int = 0) -> None:
         """Wrapped text."""
+        if len(self.lines) > MAX_LINES:
+            return
         for line in wrap(printable(text), self.width - indent):
             self.lines.append(Text(" " * indent).append(line, style))
 
@@ -128,11 +140,15 @@ class Page:
         """A wrapped list item."""
         self.row(["-", text], [2], indent=indent, styles=["dim", style])
 
-    def row(self, cells: list[str], widths: list[int], *, indent: int = 0, styles: list[str] | None = None) -> None:
+    def row(
+        self, cells: list[str], widths: list[int], *, indent: int = 0, styles: list[str] | None = None
+    ) -> None:
         """A row of wrapped cells; the last one takes what the ``widths`` of the others leave.
 
         A column is separated from the next by the last of its own cells; a cell that is too wide wraps.
         """
+        if len(self.lines) > MAX_LINES:
+            return
         rest = self.width - indent - sum(widths)
         inner = [*(max(1, width - 1) for width in widths), rest]
         columns = [wrap(printable(cell), size) for cell, size in zip(cells, inner, strict=True)]
@@ -157,6 +173,7 @@ class Page:
             legacy_windows=False,
             highlight=False,
         )
-        for line in self.lines:
+        cut = [Text(self.ending)] if len(self.lines) > MAX_LINES else []
+        for line in [*self.lines[:MAX_LINES], *cut]:
             console.print(line, soft_wrap=True, markup=False, emoji=False)
         return stream.getvalue()

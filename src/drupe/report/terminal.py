@@ -9,15 +9,16 @@ from rich.cells import cell_len
 from drupe.document import Report
 from drupe.messages import Language
 from drupe.readers.strict_json import Json
+from drupe.report.findings import is_cut, show_fields, show_measured, show_others
 from drupe.report.inspection import render_inspection
 from drupe.report.interface import Options
-from drupe.report.layout import Page
-from drupe.report.words import Table, Words, number, percent, rows, size, table, tables, words_of
+from drupe.report.layout import Page, printable
+from drupe.report.words import Table, Words, log10_p, number, percent, size, table, tables, words_of
 
-ROWS, EVIDENCE_ROWS = 5, 3
-"""Rows of a map and of the evidence of one finding that are shown without -v."""
-ALL_ROWS = 2000
-"""... and with -v: a report may hold any number."""
+MAP_ROWS = 5
+"""Rows of a map that are shown without -v."""
+DIGEST = 16
+"""Hexadecimal digits of a digest that are shown without -v."""
 # No red: a relation is a fact, not an offence.
 _STYLES = {
     "copy": "bold yellow",
@@ -32,7 +33,8 @@ _RELATED = frozenset({"identical", "equivalent", "derived", "partial", "common_s
 
 def render(report: Report, language: Language, options: Options) -> str:
     """The whole report as text; a document of kind ``inspection`` is shown as a list of facts."""
-    page, words = Page(options.width), words_of(report, language)
+    words = words_of(report, language)
+    page = Page(options.width, words("report.cut"))
     if report.get("kind") == "inspection":
         render_inspection(page, words, report)
         return page.text(color=options.color)
@@ -41,8 +43,7 @@ def render(report: Report, language: Language, options: Options) -> str:
         _sides,
         _components,
         _done,
-        _evidence,
-        _skipped,
+        _findings,
         _caveats,
         _coverage,
         _next,
@@ -61,17 +62,14 @@ def _headline(page: Page, words: Words, report: Report, options: Options) -> Non
     page.blank()
     page.paragraph(str(table(verdict["summary"])[words.language]))
     page.blank()
-    fields = [(words("report.disclosure"), _disclosure(words, verdict)), (words("report.own"), _own(words, own))]
+    fields = [
+        (words("report.disclosure"), _disclosure(words, verdict)),
+        (words("report.own"), _own(words, own)),
+    ]
     credit = words.sentences(own["credit"])
     if credit:
         fields.append((words("report.credit"), words("report.joined").join(credit)))
-    _fields(page, fields)
-
-
-def _fields(page: Page, fields: Sequence[tuple[str, str]], *, indent: int = 0, style: str = "") -> None:
-    column = max((cell_len(label) for label, _ in fields), default=0) + 2
-    for label, text in fields:
-        page.field(label, text, column=column, indent=indent, style=style)
+    show_fields(page, fields)
 
 
 def _disclosure(words: Words, verdict: Table) -> str:
@@ -98,15 +96,15 @@ def _own(words: Words, own: Table) -> str:
 
 def _sides(page: Page, words: Words, report: Report, options: Options) -> None:
     page.blank()
-    labels = [words("report.suspect"), words("report.source")]
-    column = max(map(cell_len, labels)) + 2
-    for label, key in zip(labels, ("suspect", "source"), strict=True):
-        for line in _side(words, table(report[key])):
-            page.field(label, line, column=column)
-            label = ""
+    fields = [
+        (words(f"report.{key}"), line)
+        for key in ("suspect", "source")
+        for line in _side(words, table(report[key]), options)
+    ]
+    show_fields(page, fields)
 
 
-def _side(words: Words, side: Table) -> list[str]:
+def _side(words: Words, side: Table, options: Options) -> list[str]:
     lines = [str(side["locator"])]
     if side["revision"] is not None:
         lines.append(words("report.side.revision", revision=str(side["revision"])))
@@ -122,7 +120,9 @@ def _side(words: Words, side: Table) -> list[str]:
             reason = words.sentence(state.removeprefix("absent: "))
             lines.append(words("report.side.absent", part=part, reason=reason))
     if side["digest"] is not None:
-        lines.append(str(side["digest"]))
+        method, _, digest = str(side["digest"]).rpartition(":")
+        short = digest if options.verbose or len(digest) <= DIGEST else f"{digest[:DIGEST]}..."
+        lines.append(f"{method}:{short}")
     return lines
 
 
@@ -131,15 +131,20 @@ def _components(page: Page, words: Words, report: Report, options: Options) -> N
     found = []
     for component, value in table(report["components"]).items():
         judged = table(value)
-        reasons = words.sentences(judged["reasons"])
-        relation = words.name("report.relation", str(judged["relation"]))
-        found.append([words.name("report.component", component), relation, reasons[0] if reasons else ""])
+        cells = [
+            words.name("report.component", component),
+            words.name("report.relation", str(judged["relation"])),
+        ]
+        for reason in words.sentences(judged["reasons"]) or [""]:
+            found.append([*cells, reason])
+            cells = ["", ""]
     names = ("report.component_column", "report.relation_column", "report.reason_column")
     _grid(page, [words(name) for name in names], found)
 
 
 def _grid(page: Page, titles: list[str], lines: list[list[str]]) -> None:
     """A table whose last column wraps."""
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(cell_len(line[i]) for line in [titles, *lines]) + 2 for i in range(len(titles) - 1)]
     widths = [min(width, page.width // 3) for width in widths]
     page.row(titles, widths, indent=2, styles=["dim"] * len(titles))
@@ -160,12 +165,10 @@ def _done(page: Page, words: Words, report: Report, options: Options) -> None:
     if weights["log10_p"] is None:
         proven = words("report.weights.share_untested", share=percent(weights["shared_fraction"]))
     else:
-        log10_p = number(weights["log10_p"])
-        proven = words("report.weights.share", share=percent(weights["shared_fraction"]), log10_p=log10_p)
+        share, tested = percent(weights["shared_fraction"]), log10_p(weights["log10_p"])
+        proven = words("report.weights.share", share=share, log10_p=tested)
     page.paragraph(proven, indent=2)
     page.paragraph(words(f"report.direction.{weights['direction']}"), indent=2)
-    for reason in words.sentences(weights["reasons"]):
-        page.item(reason, indent=2)
     parts = [
         [str(part["name"]), words.name("report.relation", str(part["relation"])), percent(part["share"])]
         for part in tables(weights["parts"])
@@ -184,10 +187,12 @@ def _transformation(page: Page, words: Words, change: Table, options: Options) -
         if value is not None and not isinstance(value, dict | list)
     ]
     title = words.name("report.kind", kind)
-    page.item(f"{title} ({', '.join(plain)})" if plain else title, indent=2, style="bold")
+    inside = words("report.clause").join(plain)
+    text = words("report.bracketed", text=title, inside=inside) if plain else title
+    page.item(text, indent=2, style="bold")
     for value in parameters.values():
         if isinstance(value, dict | list):
-            _limited(page, words, _entries(words, kind, value), ROWS, options)
+            _map_rows(page, words, _entries(words, kind, value), options)
 
 
 def _plain(words: Words, value: Json) -> str:
@@ -197,7 +202,10 @@ def _plain(words: Words, value: Json) -> str:
 def _entries(words: Words, kind: str, value: dict[str, Json] | list[Json]) -> list[str]:
     """The rows of a map (names: source to suspect; numbers: suspect to source) or of a list."""
     if isinstance(value, list):
-        return [", ".join(map(number, item.values())) if isinstance(item, dict) else number(item) for item in value]
+        return [
+            ", ".join(map(number, item.values())) if isinstance(item, dict) else number(item)
+            for item in value
+        ]
     mapped = kind in ("layers_dropped", "layers_reordered", "depth_upscaled", "moe_upcycled")
     if not mapped and kind != "renamed":
         return [f"{key}: {number(item)}" for key, item in value.items()]
@@ -209,91 +217,23 @@ def _joined(value: Json) -> str:
     return ", ".join(map(number, value)) if isinstance(value, list) else number(value)
 
 
-def _limited(
-    page: Page, words: Words, entries: Sequence[str], limit: int, options: Options, indent: int = 6
-) -> None:
+def _map_rows(page: Page, words: Words, entries: Sequence[str], options: Options) -> None:
     """The first rows, and how many more there are."""
-    shown = min(len(entries), ALL_ROWS if options.verbose else limit)
+    shown = len(entries) if options.verbose else min(len(entries), MAP_ROWS)
     for entry in entries[:shown]:
-        page.paragraph(entry, indent=indent)
+        page.paragraph(entry, indent=6)
     if len(entries) > shown:
-        key = "report.more" if options.verbose else "report.more_rows"
-        page.paragraph(words(key, count=len(entries) - shown), indent=indent, style="dim")
+        page.paragraph(words("report.more_rows", count=len(entries) - shown), indent=6, style="dim")
 
 
-def _measured(report: Report) -> list[Table]:
-    return [finding for finding in tables(report["findings"]) if finding["status"] == "measured"]
-
-
-def _evidence(page: Page, words: Words, report: Report, options: Options) -> None:
-    findings = _measured(report)[:ALL_ROWS]
-    if not findings:
-        return
-    page.heading(words("report.evidence"))
-    for index, finding in enumerate(findings):
-        if index:
-            page.blank()
-        _finding(page, words, finding, options)
-
-
-def _finding(page: Page, words: Words, finding: Table, options: Options) -> None:
-    signal, component = str(finding["signal"]), str(finding["component"])
-    title = words.name("report.signal", signal)
-    named = f"{title} ({signal})" if title != signal else title
-    page.paragraph(f"{words.name('report.component', component)}: {named}", indent=2, style="bold")
-    fields = [
-        (words("report.finding.result"), _numbers(words, finding)),
-        (words("report.finding.null"), words.sentence(str(finding["null"]))),
-    ]
-    if finding["baseline"] is not None:
-        fields.append((words("report.finding.baseline"), _baseline(words, table(finding["baseline"]))))
-    places = [
-        (words("report.finding.place"), words("report.item", name=str(row["where"]), text=words.sentence(str(row["what"]))))
-        for row in tables(finding["evidence"])
-    ]
-    shown = min(len(places), ALL_ROWS if options.verbose else EVIDENCE_ROWS)
-    fields += places[:shown]
-    if len(places) > shown:
-        key = "report.more" if options.verbose else "report.more_rows"
-        fields.append(("", words(key, count=len(places) - shown)))
-    fields += [(words("report.finding.caveat"), caveat) for caveat in words.sentences(finding["caveats"])]
-    _fields(page, _without_repeats(fields), indent=4)
-
-
-def _without_repeats(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """A label stands once above the rows that share it."""
-    labels = ["", *(label for label, _ in fields)]
-    return [("" if label == before else label, text) for before, (label, text) in zip(labels, fields, strict=False)]
-
-
-def _numbers(words: Words, finding: Table) -> str:
-    statistic, sample_size = number(finding["statistic"]), number(finding["sample_size"])
-    parts = [words("report.finding.numbers", statistic=statistic, sample_size=sample_size)]
-    if finding["log10_p"] is None:
-        parts.append(words("report.finding.no_test"))
-    else:
-        parts.append(words("report.finding.log10_p", log10_p=number(finding["log10_p"])))
-    if finding["effect"] is not None:
-        effect = {key: number(value) for key, value in table(finding["effect"]).items()}
-        parts.append(words("report.finding.effect", **effect))
-    return words("report.joined").join(parts)
-
-
-def _baseline(words: Words, baseline: Table) -> str:
-    what, q50, q99 = words.sentence(str(baseline["what"])), number(baseline["q50"]), number(baseline["q99"])
-    return words("report.finding.baseline_text", what=what, q50=q50, q99=q99)
-
-
-def _skipped(page: Page, words: Words, report: Report, options: Options) -> None:
-    others = [finding for finding in tables(report["findings"]) if finding["status"] != "measured"]
-    if not others:
-        return
-    page.heading(words("report.skipped"))
-    for finding in others[:ALL_ROWS]:
-        reason = words.sentence(str(finding["reason"]))
-        text = words("report.failed", reason=reason) if finding["status"] == "failed" else reason
-        name = words.name("report.signal", str(finding["signal"]))
-        page.item(words("report.item", name=name, text=text), indent=2)
+def _findings(page: Page, words: Words, report: Report, options: Options) -> None:
+    findings = list(tables(report["findings"]))
+    measured = [finding for finding in findings if finding["status"] == "measured"]
+    others = [finding for finding in findings if finding["status"] != "measured"]
+    if measured:
+        show_measured(page, words, measured, options)
+    if others:
+        show_others(page, words, others)
 
 
 def _caveats(page: Page, words: Words, report: Report, options: Options) -> None:
@@ -320,7 +260,8 @@ def _coverage(page: Page, words: Words, report: Report, options: Options) -> Non
 def _next(page: Page, words: Words, report: Report, options: Options) -> None:
     page.heading(words("report.next"))
     page.paragraph(words("report.next_step.save"), indent=2)
-    if not options.verbose and any(len(rows(found["evidence"])) > EVIDENCE_ROWS for found in _measured(report)):
+    measured = [finding for finding in tables(report["findings"]) if finding["status"] == "measured"]
+    if not options.verbose and any(map(is_cut, measured)):
         page.paragraph(words("report.next_step.verbose"), indent=2)
     page.blank()
     page.paragraph(words("report.note.practice"), style="dim")

@@ -19,7 +19,7 @@ class Words:
     language: Language
     translations: Mapping[str, Json]
 
-    def __call__(self, key: str, **parameters: Parameter) -> str:
+    def __call__(self, key: str, /, **parameters: Parameter) -> str:
         """A sentence of the catalogue."""
         return Message(key, parameters).text(self.language)
 
@@ -62,8 +62,8 @@ def tables(value: Json) -> Iterator[Table]:
 def number(value: Json) -> str:
     """Four significant digits; whole numbers in full, with separators.
 
-    >>> number(0.0312345), number(57344), number(-1423.47), number(0.99996), number(None)
-    ('0.03123', '57,344', '-1423', '0.99996', '?')
+    >>> number(0.0312345), number(57344), number(1.00003), number(0.99996), number(None)
+    ('0.03123', '57,344', '1', '0.99996', '?')
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "?" if value is None else str(value)
@@ -71,9 +71,17 @@ def number(value: Json) -> str:
         value = int(value)
     if isinstance(value, int):
         return f"{value:,}"
-    short = f"{value:.4g}"
     # 1 must mean 1: a share just below it keeps the digits that tell them apart.
-    return f"{value:.6g}" if float(short).is_integer() and abs(value) < 10 else short
+    return f"{value:.6g}" if 0.9995 < value < 1 else f"{value:.4g}"
+
+
+def log10_p(value: Json) -> str:
+    """A logarithm of a p-value, to one decimal.
+
+    >>> log10_p(-1423.47), log10_p(-0.0), log10_p(None)
+    ('-1423.5', '0.0', '?')
+    """
+    return f"{float(value) + 0.0:.1f}" if isinstance(value, int | float) else "?"
 
 
 def percent(value: Json) -> str:
