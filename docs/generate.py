@@ -3,7 +3,7 @@
 - ``signals.md`` from the docstrings of the signals and their null sentences;
 - ``command-line.md`` (both languages) from the parser and the error tree;
 - the table between ``<!-- begin KEY -->`` and ``<!-- end KEY -->`` in ``report-format.md``, from the schema;
-- every console block after ``<!-- output -->`` or ``<!-- output: 1-9, 20-30 -->`` (lines shown), by running it.
+- console blocks after ``<!-- output -->`` or ``<!-- output: A; B -->`` (paragraphs shown), by running them.
 
 ``--check`` writes nothing and names the pages that are out of date (exit 1); tests/test_docs.py does so too.
 """
@@ -88,8 +88,8 @@ SIGNALS_INTRODUCTION = """
 # Signals
 
 A signal is one measurement. Each tells what it measures, what unrelated models would show (its null), and
-when it lies. A signal that does not apply is `skipped` with the reason, one that breaks is `failed`; both stay
-in the report.
+when it lies. A signal that does not apply is `skipped` with the reason, one that breaks is `failed`; both
+stay in the report.
 How the findings become a verdict stands in [001-architecture](design/001-architecture.md).
 
 | signal | speaks about | what unrelated models show |
@@ -246,7 +246,7 @@ def with_tables(text: str) -> str:
 
 
 BLOCK = re.compile(r"(?P<mark>(?:<!-- [^>]* -->\n)?)```console\n(?P<body>.*?)```", re.S)
-OUTPUT = re.compile(r"<!-- output(?:: (?P<ranges>[\d\-, ]+))? -->\n")
+OUTPUT = re.compile(r"<!-- output(?:: (?P<starts>[^>]+?))? -->\n")
 _OUTPUTS: dict[str, str] = {}
 
 
@@ -257,26 +257,27 @@ def with_outputs(text: str) -> str:
         marked = OUTPUT.fullmatch(match["mark"])
         if marked is None:
             return match[0]
-        shown = excerpt(run_block(match["body"]), marked["ranges"] or "")
+        shown = excerpt(run_block(match["body"]), marked["starts"] or "")
         return f"{match['mark']}```console\n{shown}```"
 
     return BLOCK.sub(fresh, text)
 
 
-def excerpt(text: str, ranges: str) -> str:
-    """The lines of ``1-2, 5-6`` (all without it), with ``...`` for what was left out.
+def excerpt(text: str, starts: str) -> str:
+    """The first two paragraphs and those that begin as listed, ``...`` for the others; all without a list.
 
-    >>> excerpt("a\\nb\\nc\\nd\\n", "1-1, 3-3")
-    'a\\n...\\nc\\n...\\n'
+    >>> excerpt("$ a\\n\\nb\\n\\nc\\n\\nd e\\n\\nf\\n", "d; x")
+    '$ a\\n\\nb\\n\\n...\\n\\nd e\\n\\n...\\n'
     """
-    if not ranges:
+    if not starts:
         return text
-    lines, shown, last = text.splitlines(), [], 0
-    for part in ranges.split(","):
-        start, stop = (int(number) for number in part.split("-"))
-        shown += (["..."] if start > last + 1 else []) + lines[start - 1 : stop]
-        last = stop
-    return "\n".join(shown + (["..."] if last < len(lines) else [])) + "\n"
+    wanted = tuple(start.strip() for start in starts.split(";"))
+    shown: list[str] = []
+    for index, paragraph in enumerate(text.strip("\n").split("\n\n")):
+        kept = index < 2 or paragraph.startswith(wanted)
+        if kept or shown[-1] != "...":
+            shown.append(paragraph if kept else "...")
+    return "\n\n".join(shown) + "\n"
 
 
 def commands(body: str) -> list[str]:

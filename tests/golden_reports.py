@@ -4,8 +4,8 @@ After a wanted change of the wording or the layout::
 
     .venv/bin/python tests/golden_reports.py
 
-writes the texts again from the documents; read the difference before committing it. ``--documents`` also makes
-the documents anew from tests/models, which is needed only when the schema changes.
+writes the texts again from the documents; read the difference before committing it. ``--documents`` also
+makes the documents anew from tests/models, which is needed only when the schema changes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Arrows go one way: who may import whom, read off the syntax tree, lazy and typing imports included.
 
 ``LAYERS`` is the architecture as data, lowest first. A module imports only from layers below its own, or from
-its own unit (a plug-in of several files). A module that stands in no layer, or a name that no file has, fails.
+its own unit (a plug-in of several files). A module without a layer fails, and so does a name without a file.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("signals.interface",),
     ("signals.declared", "signals.names", "signals.structure", "signals.sketch.*", "signals.tokenizer.*"),
     ("fingerprint",),
+    ("subject",),
     # what needs the tensors of both models
-    ("residual", "recover.units", "recover.parts", "recover.spectrum"),
-    ("recover.profile", "recover.admissible"),
-    ("recover.rotation",),
+    ("residual", "lattice", "recover.units", "recover.parts", "recover.spectrum", "recover.adapt"),
+    ("recover.profile", "recover.admissible", "recover.contents"),
+    ("recover.rotation", "recover.profile_opaque"),
     ("recover.align",),
     ("recover.lineage",),
     # judgement
@@ -56,17 +57,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("diagnose",),
     ("verdict",),
     ("document_schema",),
+    ("document_schema",),
     ("document",),
+    # one renderer per format, and what several of them need
+    ("report.interface", "report.layout", "report.words"),
+    ("report.findings", "report.inspection"),
+    ("report.terminal", "report.json_text"),
     # the verbs
-    ("subjects", "report.interface"),
-    ("inspection", "evidence", "report.*"),
+    ("opening",),
+    ("inspection", "evidence"),
     ("workflows",),
     ("cli",),
+    ("__main__",),
 )
 # The public face names workflows lazily and is imported by nobody for its contents but the version.
 FACE = "drupe"
 PLUG_INS = ("sources", "readers", "signals", "report")
-STAGES = frozenset({"subjects", "compare", "diagnose", "verdict", "document"})
+STAGES = frozenset({"opening", "compare", "diagnose", "verdict", "document"})
 # Which third-party package may be imported where (prefixes of module names); all others nowhere.
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "numpy": ("",),
@@ -215,7 +222,7 @@ def test_only_workflows_knows_all_stages() -> None:
 
 def test_renderers_compute_nothing() -> None:
     """They see the document and words, never a model, a comparison or a verdict."""
-    below = {"subjects", "compare", "diagnose", "diagnose_residual", "verdict", "fingerprint", "model"}
+    below = {"opening", "compare", "diagnose", "diagnose_residual", "verdict", "fingerprint", "model"}
     seen = {name: edges(name) & below for name in modules() if name.startswith("report")}
     assert not {name: sorted(found) for name, found in seen.items() if found}
 

@@ -18,6 +18,7 @@ from drupe.messages import LANGUAGES, Message, catalogue, msg
 
 PACKAGE = Path(drupe.__file__).parent
 LOCALES = PACKAGE / "data" / "locales"
+OF_TESTS = frozenset({"example.greeting"})  # the doctest of messages.py
 FILES = sorted(path.name.removesuffix(".en.toml") for path in LOCALES.glob("*.en.toml"))
 # What a report must never say; "套壳" appears only where the user's question is quoted.
 ACCUSING = re.compile(
@@ -63,7 +64,7 @@ def sayings() -> Iterator[tuple[str, ast.Call]]:
 def pattern_of(node: ast.JoinedStr) -> str | None:
     """A regular expression of the keys that an f-string can make, when it begins with a section's name."""
     parts = [
-        re.escape(part.value) if isinstance(part, ast.Constant) else r"[a-z0-9_.]+" for part in node.values
+        re.escape(part.value) if isinstance(part, ast.Constant) else r"[a-z0-9_]+" for part in node.values
     ]
     first = node.values[0] if node.values else None
     return "".join(parts) if isinstance(first, ast.Constant) and "." in str(first.value) else None
@@ -114,8 +115,10 @@ def test_no_sentence_is_empty() -> None:
 def test_every_key_is_used() -> None:
     literal, patterns = strings()
     dynamic = re.compile("|".join(f"(?:{pattern})" for pattern in sorted(patterns)))
-    unused = [key for key in catalogue("en") if key not in literal and not dynamic.fullmatch(key)]
-    assert not unused
+    unused = [
+        key for key in catalogue("en").keys() - OF_TESTS if key not in literal and not dynamic.fullmatch(key)
+    ]
+    assert not sorted(unused)
 
 
 def test_every_key_that_is_said_exists() -> None:

@@ -18,7 +18,8 @@ from drupe.readers.strict_json import Json, as_object
 Schema = Mapping[str, Json]
 
 _SCALARS = frozenset({"type", "const", "enum", "pattern", "minimum", "maximum"})
-_APPLICATORS = frozenset({"$ref", "required", "properties", "additionalProperties", "items", "if", "then", "else"})
+_KEYS = frozenset({"required", "properties", "additionalProperties"})
+_APPLICATORS = _KEYS | {"$ref", "items", "if", "then", "else"}
 KEYWORDS = _SCALARS | _APPLICATORS
 """The assertions that are checked."""
 ANNOTATIONS = frozenset({"$schema", "$id", "$defs", "title", "description"})

@@ -89,8 +89,8 @@ def test_the_numbers_of_a_finding_are_shown() -> None:
         "15.88",
         "n = 8,448",
         "log10 p = -1423.5",
-        "effect 0.9998",
-        "0.9997 to 0.9999",
+        "effect 0.999813",
+        "0.999679 to 0.999891",
         "median 0.875",
     ):
         assert squashed(number) in squashed(sketch)

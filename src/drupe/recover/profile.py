@@ -23,7 +23,7 @@ from drupe.messages import msg
 from drupe.model import Matrix
 from drupe.readers.interface import Absent, FloatArray
 from drupe.recover.parts import Parts, Place
-from drupe.recover.units import mutual_nearest
+from drupe.recover.units import finite, mutual_nearest
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Finding, Measured, Skipped
 from drupe.stats import log10_bonferroni, log10_poisson_sf, wilson
 
@@ -151,12 +151,6 @@ def _profile(parts: Parts, role: str, layer: int, tokens: FloatArray) -> FloatAr
         gain = parts.gain(role, layer)
         matrix = matrix if gain is None or gain.size != matrix.shape[1] else matrix * gain
     return respond(matrix, tokens)
-
-
-def finite(values: FloatArray) -> FloatArray:
-    """Values that are no numbers, or overflow, as zeros."""
-    result: FloatArray = np.where(np.abs(values) < 1e15, values, np.float32(0.0))
-    return result
 
 
 def respond(matrix: FloatArray, tokens: FloatArray) -> FloatArray:

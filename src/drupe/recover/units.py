@@ -31,10 +31,16 @@ class RowMap:
     moved: float
 
 
+def finite(values: FloatArray) -> FloatArray:
+    """Values that are no numbers, or too large to be squared, as zeros."""
+    result: FloatArray = np.where(np.abs(values) < 1e15, values, np.float32(0.0))
+    return result
+
+
 def unit_rows(matrix: FloatArray, columns: int = MAX_COLUMNS) -> FloatArray:
     """Rows of length one, in at most ``columns`` evenly spread columns."""
     step = max(1, matrix.shape[1] // columns)
-    thinned = np.nan_to_num(matrix[:, ::step][:, :columns])
+    thinned = finite(matrix[:, ::step][:, :columns])
     norms = np.linalg.norm(thinned, axis=1, keepdims=True)
     result: FloatArray = thinned / np.maximum(norms, 1e-20)
     return result

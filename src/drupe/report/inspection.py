@@ -25,6 +25,10 @@ def render_inspection(page: Page, words: Words, report: Table) -> None:
         page, words("report.inspection.hyper_parameters"), [f"{key} = {_value(hyper[key])}" for key in hyper]
     )
     storage, matrices = table(report["storage"]), table(report["matrices"])
+    if storage["format"] is not None:
+        form, files = str(storage["format"]), number(storage["files"])
+        stored = words("report.inspection.files", format=form, files=files)
+        _section(page, words("report.inspection.storage"), [stored])
     _section(page, words("report.inspection.dtypes"), _counts(table(storage["values_by_dtype"])))
     _section(page, words("report.inspection.matrices"), _counts(table(matrices["by_role"])))
     states = {

@@ -96,12 +96,15 @@ def _own(words: Words, own: Table) -> str:
 
 def _sides(page: Page, words: Words, report: Report, options: Options) -> None:
     page.blank()
-    fields = [
-        (words(f"report.{key}"), line)
-        for key in ("suspect", "source")
-        for line in _side(words, table(report[key]), options)
-    ]
-    show_fields(page, fields)
+    titles = {"suspect": words("report.suspect"), "source": words("report.source")}
+    show_fields(
+        page,
+        [
+            (title, line)
+            for key, title in titles.items()
+            for line in _side(words, table(report[key]), options)
+        ],
+    )
 
 
 def _side(words: Words, side: Table, options: Options) -> list[str]:
