@@ -168,6 +168,13 @@ def _origin_of_null(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Mess
             "diagnosis.null_tested", hits=lineage.profile.hits, units=lineage.profile.units, why=possible.reason
         )
         return Origin.NONE, (reason,), lineage.profile.log10_p
+    rows = lineage.rows
+    if rows is not None and rows.tested:
+        if rows.hits >= 2:
+            return Origin.DESCENT, (msg("diagnosis.rows_permuted", hits=rows.hits),), rows.log10_p
+        if rows.hits == 0:
+            return Origin.NONE, (msg("diagnosis.rows_null", tries=rows.tries, z=f"{rows.z:.1f}"),), rows.log10_p
+        return Origin.UNDETERMINED, (msg("diagnosis.one_tensor"),), rows.log10_p
     return Origin.UNTESTED, (msg("diagnosis.null_untested", why=possible.reason),), c.sketch.log10_p
 
 
@@ -273,6 +280,8 @@ def _transformations(c: Comparison) -> tuple[tuple[Transformation, ...], bool, t
         changes = [] if unchanged else [Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": None})]
         if c.lineage is not None and c.lineage.basis is Basis.ROTATED:
             changes.insert(0, Transformation(Kind.ROTATED))
+        if c.lineage is not None and c.lineage.rows is not None:
+            changes.insert(0, Transformation(Kind.PERMUTED, {"what": "units"}))
         return tuple(changes + surface), unchanged, ()
     from drupe.diagnose_residual import classify
 

@@ -54,7 +54,8 @@ class Message:
             name: value.text(language) if isinstance(value, Message) else value
             for name, value in self.parameters.items()
         }
-        return catalogue(language)[self.key].format(**values)
+        template = catalogue(language).get(self.key) or catalogue("en")[self.key]
+        return template.format(**values)
 
     def __str__(self) -> str:
         return self.text("en")

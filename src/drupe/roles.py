@@ -30,6 +30,8 @@ class Scheme:
     roles: Mapping[str, str]
     transposed: frozenset[str]
     norm_after: bool
+    is_variant: bool
+    """Extends another scheme; chosen only when it explains more tensors than that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ def _scheme(table: Mapping[str, object], tables: Mapping[str, Mapping[str, objec
         roles=roles,
         transposed=frozenset(str(role) for role in transposed),
         norm_after=bool(table.get("norm_after", base.get("norm_after", False))),
+        is_variant="extends" in table,
     )
 
 
@@ -113,16 +116,12 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
 def assign_roles(tensors: Iterable[TensorInfo]) -> Roles:
     """The roles of all tensors that a scheme explains, else the inferred ones."""
     infos = list(tensors)
-    best: tuple[int, int, Scheme, dict[str, Role]] | None = None
-    for scheme in schemes():
-        found = _match(scheme, infos)
-        key = (len(found), -len(scheme.roles))
-        if found and (best is None or key > best[:2]):
-            best = (*key, scheme, found)
-    if best is not None and best[0] >= MIN_COVERAGE * len(infos):
-        rest = [info for info in infos if info.name not in best[3]]
-        return _roles(best[2], {**_infer(rest), **best[3]})
-    return _roles(None, _infer(infos))
+    matches = [(scheme, _match(scheme, infos)) for scheme in schemes()]
+    scheme, found = max(matches, key=lambda match: (len(match[1]), not match[0].is_variant))
+    if not found or len(found) < MIN_COVERAGE * len(infos):
+        return _roles(None, _infer(infos))
+    rest = [info for info in infos if info.name not in found]
+    return _roles(scheme, {**_infer(rest), **found})
 
 
 def _roles(scheme: Scheme | None, by_tensor: dict[str, Role]) -> Roles:

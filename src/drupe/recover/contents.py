@@ -23,7 +23,7 @@ MAX_PAIRS = 4096
 
 def match_contents(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -> tuple[Match, ...]:
     """One-to-one matches within equal shapes, best first; empty when the models are too large for it."""
-    groups = _groups(*facts)
+    groups = equal_shapes(*facts)
     pairs = sum(len(left) * len(right) for left, right in groups)
     values = max(sum(m.size for m in side.matrices) for side in facts)
     if pairs > MAX_PAIRS or values > MAX_VALUES:
@@ -36,7 +36,8 @@ def match_contents(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -
     return tuple(sorted(found, key=lambda match: match.suspect))
 
 
-def _groups(a: WeightFacts, b: WeightFacts) -> list[tuple[list[int], list[int]]]:
+def equal_shapes(a: WeightFacts, b: WeightFacts) -> list[tuple[list[int], list[int]]]:
+    """Informative matrices by shape: (indices of the suspect, indices of the source)."""
     shapes: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
     for side, facts in enumerate((a, b)):
         for index in np.flatnonzero(facts.informative):

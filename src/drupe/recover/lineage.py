@@ -24,6 +24,7 @@ from drupe.recover.admissible import Admissible, admissible
 from drupe.recover.align import AlignedPair, Plan, align, spread
 from drupe.recover.contents import match_contents
 from drupe.recover.parts import Parts, Place, parts_of
+from drupe.recover.permuted import RowsResult, compare_rows
 from drupe.recover.profile_opaque import compare_opaque
 from drupe.recover.rotation import find_rotation
 from drupe.residual import Residual, measure
@@ -93,11 +94,13 @@ class Lineage:
     map_possible: Admissible | None = None
     vectors_equal: float | None = None
     tables_only: bool = False
+    rows: RowsResult | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Findings of the steps that ran or said why not."""
-        return (*self.profile.findings, *(self.spectrum.findings if self.spectrum else ()))
+        spectrum = self.spectrum.findings if self.spectrum else ()
+        return (*self.profile.findings, *spectrum, *(self.rows.findings if self.rows else ()))
 
 
 _NO_PROFILE = profiles.ProfileResult(False)
@@ -117,6 +120,9 @@ def investigate(
     possible = admissible(mine, theirs, *facts)
     if not possible.possible or not (full or escalate):
         return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible)
+    if full and not any(role for side in (mine, theirs) for role, _ in side.places):
+        rows = compare_rows(a, b, facts)
+        return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible, rows=rows)
     profile = _profile(mine, theirs)
     if profile.borrowed:
         names = dict(profile.borrowed)

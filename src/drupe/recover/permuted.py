@@ -1,0 +1,88 @@
+"""Models without known structure: were channels permuted? The only map that hides such a net from its sketches.
+
+A network of convolutions or plain layers keeps its function when the channels between two layers change places.
+Its first layer then has permuted rows (its inputs stay pixels or samples), its last one permuted columns. So every
+pair of equally shaped matrices is tried with its rows free and with its columns free; the map is found on one half
+of the values and tested on the other (weights.rows). At null, no channel permutation is left as an explanation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drupe.messages import msg
+from drupe.model import Model
+from drupe.readers.interface import FloatArray
+from drupe.recover.contents import equal_shapes
+from drupe.recover.units import mapped_z, match_rows
+from drupe.signals.interface import Baseline, Component, Evidence, Finding, Measured, Skipped
+from drupe.signals.sketch.compare import LOG10_ALPHA
+from drupe.signals.sketch.facts import WeightFacts
+from drupe.stats import log10_bonferroni, log10_normal_sf
+
+SIGNAL = "weights.rows"
+MAX_PAIRS = 1024
+MAX_ROWS = 1024
+MIN_SIDE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RowsResult:
+    """Best z over all pairs and both orientations; ``hits`` pairs below the corrected threshold."""
+
+    tested: bool
+    tries: int = 0
+    hits: int = 0
+    z: float = 0.0
+    log10_p: float = 0.0
+    findings: tuple[Finding, ...] = ()
+
+
+def compare_rows(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -> RowsResult:
+    """Try every pair of equal shape; skipped when the models are too large or too small for it."""
+    groups = equal_shapes(*facts)
+    pairs = [(i, j) for left, right in groups for i in left for j in right]
+    if not pairs or len(pairs) > MAX_PAIRS:
+        return _skipped("rows.too_many" if pairs else "rows.none")
+    scores: list[tuple[float, int, int]] = []
+    for i, j in pairs:
+        mine, theirs = a.load(facts[0].matrices[i]), b.load(facts[1].matrices[j])
+        for suspect, source in ((mine, theirs), (mine.T, theirs.T)):
+            if min(suspect.shape) >= MIN_SIDE and suspect.shape[0] <= MAX_ROWS:
+                scores.append((held_out_z(suspect, source), i, j))
+    if not scores:
+        return _skipped("rows.none")
+    return _result(scores, facts)
+
+
+def held_out_z(suspect: FloatArray, source: FloatArray) -> float:
+    """Permutation z of the row map, found on the even columns and tested on the odd ones."""
+    return mapped_z(suspect[:, 1::2], source[:, 1::2], match_rows(suspect[:, ::2], source[:, ::2]))
+
+
+def _skipped(key: str) -> RowsResult:
+    return RowsResult(False, findings=(Skipped(SIGNAL, Component.WEIGHTS, msg(key)),))
+
+
+def _result(scores: list[tuple[float, int, int]], facts: tuple[WeightFacts, WeightFacts]) -> RowsResult:
+    tries = len(scores)
+    corrected = [log10_bonferroni(log10_normal_sf(z), tries) for z, *_ in scores]
+    hits = len({i for (_, i, _), p in zip(scores, corrected, strict=True) if p <= LOG10_ALPHA})
+    z, i, j = max(scores)
+    middle = sorted(score for score, *_ in scores)[tries // 2]
+    log10_p = min(corrected)
+    finding = Measured(
+        SIGNAL,
+        Component.WEIGHTS,
+        z,
+        msg("rows.null", tries=tries),
+        tries,
+        log10_p,
+        baseline=Baseline(msg("rows.baseline"), middle, max(score for score, *_ in scores)),
+        evidence=(
+            Evidence(
+                facts[0].matrices[i].tensor, msg("rows.best", source=facts[1].matrices[j].tensor, z=round(z, 1))
+            ),
+        ),
+    )
+    return RowsResult(True, tries, hits, z, log10_p, (finding,))
