@@ -30,7 +30,7 @@ test: $(DEV)
 
 check: $(DEV)
 	@echo "make: format"
-	@$(BIN)/ruff format --check . || { echo "make: run 'make format'" >&2; exit 1; }
+	@$(BIN)/ruff format --check --output-format concise . || { echo "make: run 'make format'" >&2; exit 1; }
 	@echo "make: lint"
 	@$(BIN)/ruff check --quiet .
 	@echo "make: types (mypy --strict)"

@@ -51,6 +51,7 @@ SIGNALS = (
     Signal("weights.identity", "weights", ("compare:_identity",), "identity.null"),
     Signal("weights.sketch", "weights", ("signals.sketch.bits", "signals.sketch.compare"), "sketch.null"),
     Signal("weights.profile", "weights", ("recover.profile",), "profile.null"),
+    Signal("weights.rows", "weights", ("recover.permuted",), "rows.null"),
     Signal("weights.spectrum", "weights", ("recover.spectrum",), "spectrum.null"),
     Signal("names", "architecture", ("signals.names",), "names.null"),
     Signal("structure.graph", "architecture", ("signals.structure",), "structure.null"),

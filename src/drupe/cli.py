@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drupe.errors import DrupeError, UsageError
-from drupe.messages import LANGUAGES, Language, Message, msg
+from drupe.errors import DrupeError, SourceError, UsageError
+from drupe.messages import LANGUAGES, Language, msg
 
 if TYPE_CHECKING:
     from drupe.compare import Budget
     from drupe.document import Report
+    from drupe.report.progress import Progress
 
 OK, RELATED, FAILED, UNDECIDED = 0, 1, 2, 3
 """Exit codes: nothing found or done; copy, derivative or wrapper; could not analyse; inconclusive."""
@@ -41,9 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("drupe: interrupted; nothing was written", file=sys.stderr)
         return 130
+    except Exception as error:  # Python's own exit code of a crash is 1, which here means "copy"
+        if getattr(options, "verbose", False):
+            _show_traceback(error)
+        print(f"drupe: internal error: {_printable(repr(error)[:500])} (please report it)", file=sys.stderr)
+        return FAILED
+
+
+def _show_traceback(error: BaseException) -> None:
+    """The traceback of a defect of Drupe itself, for its report."""
+    import traceback
+
+    sys.stderr.write(_printable("".join(traceback.format_exception(error))))
+
+
+def _write(text: str) -> None:
+    """To stdout, at once. A reader that has left, such as ``head``, is no failure: the exit code stays."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it ends
+        raise SourceError(error.strerror or "cannot be written", where="standard output") from None
 
 
 def _printable(text: str) -> str:
@@ -132,7 +155,9 @@ def _add_compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("source", metavar="SOURCE", help=_say("locator"))
     parser.add_argument("--budget", default="auto", metavar="sample|full|BYTES", help=_say("budget"))
     parser.add_argument("--fail-on", metavar="LABEL[:undisclosed],...", help=_say("fail_on"))
-    parser.add_argument("--document", action="append", type=Path, default=[], metavar="FILE", help=_say("document"))
+    parser.add_argument(
+        "--document", action="append", type=Path, default=[], metavar="FILE", help=_say("document")
+    )
     _add_offline(parser)
     _add_output(parser)
     parser.set_defaults(run=run_compare)
@@ -141,7 +166,9 @@ def _add_compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_sketch(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "sketch")
     parser.add_argument("models", metavar="MODEL", nargs="+", help=_say("locator"))
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help=_say("sketch_output"))
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help=_say("sketch_output")
+    )
     parser.add_argument("--evidence", metavar="DIR", type=Path, help=_say("evidence"))
     _add_offline(parser)
     _add_verbosity(parser)
@@ -204,8 +231,7 @@ def run_sketch(options: argparse.Namespace) -> int:
             notify=notify,
         )
     if not options.quiet:
-        for path in written:
-            print(path)
+        _write("".join(f"{_printable(str(path))}\n" for path in written))
     return OK
 
 
@@ -218,16 +244,35 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_demo(options: argparse.Namespace) -> int:
-    """``drupe demo``: 0 when both verdicts are as expected."""
+    """``drupe demo``: 0 when the verdicts are as expected."""
     from drupe import demo
 
-    with _progress(options) as notify:
-        outcome = demo.run(offline=options.offline, notify=notify)
-    for index, report in enumerate(outcome.reports):
-        _emit(report, options, index=index)
-    if not outcome.as_expected:
-        print("drupe: the verdicts are not those expected", file=sys.stderr)
+    plan = demo.published()
+    with _progress(options, plain=True) as progress:
+        demo.fetch(plan, offline=options.offline, notify=progress, amount=progress.amount)
+    _remark(demo.provenance(plan, options.lang, verbose=options.verbose), options)
+    with _progress(options, plain=True) as progress:
+        outcome = demo.run(plan, notify=progress)
+    if options.format == "json" and options.output is None:
+        from drupe.document import dumps_all
+
+        _write(dumps_all(outcome.reports))
+    else:
+        for index, report in enumerate(outcome.reports):
+            _remark(demo.title(plan, index, options.lang), options)
+            _emit(report, options, index=index)
+    _remark(demo.conclusion(outcome, options.lang), options)
     return OK if outcome.as_expected else FAILED
+
+
+def _remark(text: str, options: argparse.Namespace) -> None:
+    """The demo's own words: with the reports, or on stderr when stdout carries JSON."""
+    if options.quiet:
+        return
+    if options.format == "json" and options.output is None:
+        print(_printable(text), end="", file=sys.stderr)
+    else:
+        _write(_printable(text))
 
 
 def _read_document(path: Path) -> bytes:
@@ -245,8 +290,8 @@ def parse_budget(text: str) -> Budget:
         return named[text]
     digits = text.upper().removesuffix("B").removesuffix("I")
     unit = digits[-1:] if digits[-1:] in _UNITS else ""
-    if not digits.removesuffix(unit).isdecimal():
-        raise UsageError(f"--budget {text!r} is no amount", hint="sample, full, or bytes such as 500M")
+    if not digits.removesuffix(unit).isdecimal() or len(digits) > 20:
+        raise UsageError(f"--budget {text[:40]!r} is no amount", hint="sample, full, or bytes such as 500M")
     return Budget(int(digits.removesuffix(unit)) * _UNITS[unit])
 
 
@@ -260,7 +305,7 @@ def parse_fail_on(text: str | None) -> frozenset[tuple[str, bool]] | None:
     for item in text.split(","):
         label, _, condition = item.strip().partition(":")
         if label not in LABELS or condition not in ("", "undisclosed"):
-            raise UsageError(f"--fail-on {item!r}: unknown label", hint=f"labels: {', '.join(LABELS)}")
+            raise UsageError(f"--fail-on {item[:40]!r}: unknown label", hint=f"labels: {', '.join(LABELS)}")
         wanted.add((label, bool(condition)))
     return frozenset(wanted)
 
@@ -285,11 +330,15 @@ def _emit(report: Report, options: argparse.Namespace, index: int = 0) -> None:
     from drupe.report import interface
 
     text = interface.render(
-        report, options.format, language=options.lang, verbose=options.verbose, to_file=options.output is not None
+        report,
+        options.format,
+        language=options.lang,
+        verbose=options.verbose,
+        to_file=options.output is not None,
     )
     if options.output is None:
         if not options.quiet or options.format != "terminal":
-            sys.stdout.write(text)
+            _write(text)
         return
     from drupe.files import write_atomically
 
@@ -299,23 +348,9 @@ def _emit(report: Report, options: argparse.Namespace, index: int = 0) -> None:
     write_atomically(target, text.encode("utf-8"))
 
 
-class _progress:  # noqa: N801  used as a function
-    """A spinner on stderr while a terminal watches; silent otherwise."""
+def _progress(options: argparse.Namespace, *, plain: bool = False) -> Progress:
+    """What stderr shows while a terminal watches; ``plain``: lines of text elsewhere."""
+    from drupe.report.progress import Progress
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.language: Language = getattr(options, "lang", _language_of_environment())
-        self.shown = sys.stderr.isatty() and not options.quiet
-
-    def __enter__(self) -> Callable[[Message], None]:
-        if not self.shown:
-            return lambda message: None
-        from rich.console import Console
-        from rich.markup import escape
-
-        self.status = Console(stderr=True).status("")
-        self.status.start()
-        return lambda message: self.status.update(escape(_printable(message.text(self.language))))
-
-    def __exit__(self, *error: object) -> None:
-        if self.shown:
-            self.status.stop()
+    language = getattr(options, "lang", _language_of_environment())
+    return Progress(language, quiet=options.quiet, plain=plain)

@@ -152,9 +152,7 @@ def _named(side: Subject) -> list[Named | TensorInfo]:
     return list(expand(side.fingerprint.names.groups))
 
 
-def _tokenizer(
-    suspect: Subject, source: Subject
-) -> tuple[TokenizerResult | None, tuple[Finding, ...]]:
+def _tokenizer(suspect: Subject, source: Subject) -> tuple[TokenizerResult | None, tuple[Finding, ...]]:
     a, b = suspect.fingerprint.tokenizer, source.fingerprint.tokenizer
     if a is None or b is None:
         return None, (Skipped("tokenizer.order", Component.TOKENIZER, msg("compare.no_tokenizer")),)
@@ -193,9 +191,5 @@ def _deep(
         reason = msg("compare.no_weights" if level == "headers" else "compare.needs_weights")
         return None, (Skipped("weights.profile", Component.WEIGHTS, reason),)
     facts = (suspect.fingerprint.weights, source.fingerprint.weights)
-    lineage = investigate(
-        a, b, result, facts, full=level == "full", escalate=budget.escalate
-    )
+    lineage = investigate(a, b, result, facts, full=level == "full", escalate=budget.escalate)
     return lineage, lineage.findings
-
-

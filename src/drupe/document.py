@@ -178,6 +178,11 @@ def dumps(report: Report) -> str:
     return text + "\n"
 
 
+def dumps_all(reports: Sequence[Report]) -> str:
+    """Several reports as one JSON array."""
+    return "[\n" + ",\n".join(dumps(report).rstrip("\n") for report in reports) + "\n]\n"
+
+
 def loads(data: bytes, where: str) -> Report:
     """Read a saved report. Raises FormatError when it is none, damaged, or of another major version.
 

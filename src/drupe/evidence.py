@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from drupe import fingerprint as fingerprints
-from drupe.document import version
+from drupe.document import dumps, version
 from drupe.errors import SourceError, UsageError
 from drupe.model import Model
 from drupe.opening import EVIDENCE_FILES, FINGERPRINT, describe
@@ -36,7 +36,7 @@ def preserve(subject: Subject, folder: Path) -> Path:
     model = subject.model
     if model is None:
         raise UsageError("evidence can only be kept of a model, not of a fingerprint")
-    if folder.exists():
+    if os.path.lexists(folder):
         raise UsageError(f"{folder} exists", hint="choose a new folder; evidence is never overwritten")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def _fill(draft: Path, subject: Subject, model: Model) -> None:
         "headers": dict(headers),
         "files": listing,
     }
-    (draft / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (draft / "manifest.json").write_text(dumps(manifest), "utf-8")
 
 
 def _copy_files(target: Path, model: Model) -> dict[str, str]:
@@ -100,9 +100,10 @@ def _copy_headers(target: Path, model: Model) -> dict[str, str]:
     headers: dict[str, bytes] = getattr(model.weights, "headers", {})
     if isinstance(model.weights, Absent) or not headers:
         return {}
-    target.mkdir(parents=True)
     digests = {}
     for name, data in headers.items():
-        (target / f"{name.replace('/', '__')}.header").write_bytes(data)
+        path = target / f"{PurePosixPath(name)}.header"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
         digests[name] = hashlib.sha256(data).hexdigest()
     return digests

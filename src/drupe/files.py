@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from drupe.errors import LimitError, LocatorError, SourceError
@@ -11,7 +11,7 @@ from drupe.errors import LimitError, LocatorError, SourceError
 
 def read_bounded(path: Path, limit: int) -> bytes:
     """The content of a file that the user named. Raises LocatorError, SourceError or LimitError."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises on a name that is too long
         raise LocatorError("no such file", where=str(path))
     try:
         size = path.stat().st_size
@@ -25,18 +25,23 @@ def read_bounded(path: Path, limit: int) -> bytes:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write to a temporary neighbour and rename, so that a broken run leaves the old file or none.
 
+    A device or pipe (``/dev/null``) is written to, never replaced; a link keeps pointing at its target.
     Raises SourceError when the folder cannot be written.
     """
+    target = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".drupe-{secrets.token_hex(8)}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with draft.open("xb") as file:
                 file.write(data)
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            draft.replace(target)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise SourceError(error.strerror or "cannot be written", where=str(path)) from None
+    except (OSError, ValueError) as error:  # ValueError: an empty name, or a zero byte in it
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceError(reason or "cannot be written", where=str(path)) from None

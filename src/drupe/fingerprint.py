@@ -8,7 +8,7 @@ value digest (8 bytes), rms (f32). Neither a time nor a locator is inside: the s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,8 +74,8 @@ class Fingerprint:
     absent: Mapping[str, Message]
 
 
-def extract(model: Model) -> Fingerprint:
-    """The fingerprint of an opened model; reads eight rows of every matrix."""
+def extract(model: Model, matrices: Sequence[Matrix] | None = None) -> Fingerprint:
+    """The fingerprint of an opened model; reads a few rows of every matrix, or of the given ones only."""
     tensors = [] if isinstance(model.weights, Absent) else list(model.weights.tensors.values())
     config = None if isinstance(model.config, Absent) else model.config
     documents = None if isinstance(model.documents, Absent) else model.documents
@@ -89,7 +89,7 @@ def extract(model: Model) -> Fingerprint:
         code=_code(code),
         storage=_storage(model),
         tokenizer=None if isinstance(model.tokenizer, Absent) else tokenizer.extract(model.tokenizer),
-        weights=extract_weights(model),
+        weights=extract_weights(model, matrices),
         absent={part: value.reason for part in PARTS if isinstance(value := getattr(model, part), Absent)},
     )
 

@@ -11,6 +11,7 @@ from drupe.readers.interface import FloatArray
 
 LATTICE_GROUPS = (0, 256, 128, 64, 32)
 """Group sizes along a row that are tried, largest first; 0 = the whole row."""
+FINER_BITS = 2
 PASSES = 0.6
 """Share of the tried groups that must lie on a grid; values that were never quantised pass nowhere."""
 
@@ -31,19 +32,25 @@ def find_lattice(b: FloatArray, a: FloatArray | None = None, samples: int = 24) 
     """The quantisation grid of stored values, or None. No source is needed; with one, half-step excess is given.
 
     Per group: u = sorted distinct values, step in {span / round(span / g)}, g = smallest gap / 1, 2, 3; passes if
-    max |(u - u0) / step - round| < 0.03 and span / step <= 256. The largest group size with >= 60 % passes wins.
+    max |(u - u0) / step - round| < 0.03 and span / step <= 256. The largest group size with >= 60 % passes wins,
+    unless a smaller one needs two bits less (neighbouring coarse grids make a fine grid of the row).
     Values that were never quantised pass nowhere. Blind to NF4 and to 8 bits rounded again to 16.
     """
+    best: Lattice | None = None
     for group in LATTICE_GROUPS:
         width = group or b.shape[1]
         if width > b.shape[1] or b.shape[1] % width:
             continue
         rows = np.linspace(0, b.shape[0] - 1, min(samples, b.shape[0])).astype(int)
-        fits = [_fit_grid(b[row, start : start + width]) for row in rows for start in _starts(b.shape[1], width)]
+        fits = [
+            _fit_grid(b[row, start : start + width]) for row in rows for start in _starts(b.shape[1], width)
+        ]
         passed = [fit for fit in fits if fit is not None]
         if len(passed) >= PASSES * len(fits) and len(passed) >= 8:
-            return _lattice(passed, width if group else 0, len(passed) / len(fits), a, b)
-    return None
+            found = _lattice(passed, width if group else 0, len(passed) / len(fits), a, b)
+            if best is None or found.bits <= best.bits - FINER_BITS:
+                best = found
+    return best
 
 
 def _starts(columns: int, width: int, most: int = 4) -> Sequence[int]:

@@ -83,6 +83,13 @@ class Model:
         """Number of weight values of all tensors."""
         return 0 if isinstance(self.weights, Absent) else sum(t.size for t in self.weights.tensors.values())
 
+    @property
+    def stored_bytes(self) -> int:
+        """Size of all tensors as stored."""
+        if isinstance(self.weights, Absent):
+            return 0
+        return int(sum(info.size * info.stored_bits for info in self.weights.tensors.values()) / 8)
+
     def read(self, blocks: Sequence[Block]) -> list[FloatArray]:
         """The values of each block, (rows, columns) float32, in one pass over the files."""
         assert not isinstance(self.weights, Absent)
@@ -220,7 +227,9 @@ def _only(names: Sequence[str], usual: str) -> str:
     for name in names:
         if name.rpartition("/")[2] == usual:
             return name
-    raise UsageError(f"several models in one folder: {', '.join(names[:5])}", hint="give the path of one file")
+    raise UsageError(
+        f"several models in one folder: {', '.join(names[:5])}", hint="give the path of one file"
+    )
 
 
 _OPENERS = (
@@ -267,4 +276,3 @@ def _split(role: Role | None, rows: int, columns: int) -> list[tuple[int, int, s
     starts = [sum(heights[:place]) for place in range(len(parts))]
     prefix = f"{stack}." if stack else ""
     return [(s, h, prefix + p) for s, h, p in zip(starts, heights, parts, strict=True)]
-

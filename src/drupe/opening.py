@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from drupe import fingerprint as fingerprints
-from drupe.errors import FormatError, LocatorError
+from drupe.errors import LocatorError, SourceError, UnsafePathError
 from drupe.facts import to_json
+from drupe.files import read_bounded
 from drupe.fingerprint import Fingerprint
 from drupe.model import Model, open_model
 from drupe.readers.card import read_documents
@@ -17,6 +19,7 @@ from drupe.readers.code import read_code
 from drupe.readers.interface import Absent
 from drupe.readers.strict_json import Json
 from drupe.signals.declared import SearchText, search_texts
+from drupe.signals.sketch.facts import spread_matrices
 from drupe.sources.interface import Tree
 from drupe.sources.local import LocalTree
 from drupe.sources.locator import open_tree
@@ -27,16 +30,34 @@ EVIDENCE_FILES = "files"
 Document = tuple[str, bytes]
 
 
-def open_subject(locator: str, *, offline: bool, documents: Sequence[Document] = ()) -> Subject:
-    """Open whatever a locator names. Raises LocatorError and the errors of the readers."""
+def open_subject(
+    locator: str, *, offline: bool, documents: Sequence[Document] = (), spread_above: int | None = None
+) -> Subject:
+    """Open whatever a locator names. Raises LocatorError and the errors of the readers.
+
+    ``spread_above``: of remote weights of at least so many bytes, only a few layers are sketched.
+    """
     path = Path(locator)
-    if path.is_file() and _is_fingerprint(path):
+    if os.path.isfile(path) and _is_fingerprint(path):  # Path.is_file raises on a name that is too long
         return _from_fingerprint(path, None, documents)
-    if (path / FINGERPRINT).is_file():
-        return _from_fingerprint(path / FINGERPRINT, path / EVIDENCE_FILES, documents)
+    if os.path.isfile(path / FINGERPRINT):
+        return _from_evidence(path, documents)
     model = open_model(open_tree(locator, offline=offline), documents)
     check_analysable(model)
-    return Subject(fingerprints.extract(model), model, _texts(model))
+    thrifty = spread_above is not None and is_remote(model.tree) and model.stored_bytes >= spread_above
+    matrices = spread_matrices(model.matrices) if thrifty else None
+    return Subject(fingerprints.extract(model, matrices), model, _texts(model))
+
+
+def is_stored(locator: str) -> bool:
+    """Whether a locator names a fingerprint file or an evidence folder."""
+    path = Path(locator)
+    return (os.path.isfile(path) and _is_fingerprint(path)) or os.path.isfile(path / FINGERPRINT)
+
+
+def is_remote(tree: Tree) -> bool:
+    """Whether each read of a tree may cost a request."""
+    return not isinstance(tree, LocalTree)
 
 
 def check_analysable(model: Model) -> None:
@@ -51,14 +72,23 @@ def check_analysable(model: Model) -> None:
 
 
 def _is_fingerprint(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(fingerprints.MAGIC)) == fingerprints.MAGIC
+    try:
+        with path.open("rb") as file:
+            return file.read(len(fingerprints.MAGIC)) == fingerprints.MAGIC
+    except OSError as error:
+        raise SourceError(error.strerror or "cannot be read", where=str(path)) from None
+
+
+def _from_evidence(folder: Path, documents: Sequence[Document]) -> Subject:
+    """An evidence folder may come from a stranger: its links lead nowhere."""
+    for part in (folder / FINGERPRINT, folder / EVIDENCE_FILES):
+        if part.is_symlink():
+            raise UnsafePathError("a link in an evidence folder", where=str(part))
+    return _from_fingerprint(folder / FINGERPRINT, folder / EVIDENCE_FILES, documents)
 
 
 def _from_fingerprint(path: Path, files: Path | None, documents: Sequence[Document]) -> Subject:
-    if path.stat().st_size > fingerprints.MAX_BYTES:
-        raise FormatError(f"{path.stat().st_size} bytes are too many for a fingerprint", where=str(path))
-    fingerprint = fingerprints.from_bytes(path.read_bytes(), str(path))
+    fingerprint = fingerprints.from_bytes(read_bounded(path, fingerprints.MAX_BYTES), str(path))
     texts = _kept_texts(LocalTree(files), documents) if files is not None and files.is_dir() else None
     return Subject(fingerprint, None, texts)
 

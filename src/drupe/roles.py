@@ -16,6 +16,11 @@ from importlib import resources
 
 from drupe.readers.interface import Layout, TensorInfo
 
+LAYER_ROLES = frozenset(
+    {"q", "k", "v", "o", "gate", "up", "down", "cross_q", "cross_k", "cross_v", "cross_o"}
+)
+TABLE_ROLES = frozenset({"embed", "head"})
+"""One row per token."""
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
 MIN_COVERAGE = 0.5
 """Share of a model's tensors that a scheme must explain before its roles are used."""
@@ -50,6 +55,16 @@ class Role:
         return f"{place}{self.name}" + ("" if self.expert is None else f".{self.expert}")
 
 
+def is_layer_role(role: str | None) -> bool:
+    """Whether a role is a learned matrix of a layer: no position table, buffer or unknown pattern."""
+    return role is not None and role.rpartition(".")[2] in LAYER_ROLES
+
+
+def is_table_role(role: str | None) -> bool:
+    """Whether a role is a table of tokens."""
+    return role is not None and role.rpartition(".")[2] in TABLE_ROLES
+
+
 @dataclass(frozen=True, slots=True)
 class Roles:
     """The roles of a model. ``scheme`` is None when they were inferred; unnamed tensors are absent."""
@@ -78,7 +93,9 @@ def _scheme(table: Mapping[str, object], tables: Mapping[str, Mapping[str, objec
     roles = {**_table(base.get("roles", {})), **_table(table["roles"])}
     if "extends" in table:  # a role that the extension names anew replaces the inherited name
         own = _table(table["roles"])
-        roles = {pattern: role for pattern, role in roles.items() if pattern in own or role not in own.values()}
+        roles = {
+            pattern: role for pattern, role in roles.items() if pattern in own or role not in own.values()
+        }
     transposed = table.get("transposed", base.get("transposed", []))
     assert isinstance(transposed, list)
     return Scheme(

@@ -31,10 +31,11 @@ SPECTRAL_LIMIT = 4.0
 MIN_BITS = 64
 
 
-def classify(sample: FloatArray, *, role_known: bool) -> State:
+def classify(sample: FloatArray, *, learned: bool) -> State:
     """The state of a matrix from its sampled rows.
 
-    A known role cannot be a mask or a transform; an unknown one may.
+    ``learned``: its role says that it was trained (q, up, embed ...); position tables, buffers and unknown
+    tensors may be fixed tables, which are smooth along rows or from row to row.
     """
     if not np.isfinite(sample).all():
         return State.NOT_FINITE
@@ -44,7 +45,7 @@ def classify(sample: FloatArray, *, role_known: bool) -> State:
         return State.TOO_SMALL
     if _has_few_values(sample):
         return State.FEW_VALUES
-    if not role_known and lag1(sample) > MAX_LAG1:
+    if not learned and max(lag1(sample), lag1(sample.T)) > MAX_LAG1:
         return State.SMOOTH
     return State.INFORMATIVE
 

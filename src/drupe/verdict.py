@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from drupe.compare import Comparison
-from drupe.diagnose import SURFACE, WHOLE, Diagnosis, Kind, Origin
+from drupe.diagnose import SURFACE, Diagnosis, Kind, Origin
 from drupe.messages import Message, msg
 from drupe.signals.interface import Component
 
@@ -87,6 +87,8 @@ class Verdict:
     caveats: tuple[Message, ...]
 
 
+WHOLE = 0.95
+"""Share of the comparable values that must be proven before a model counts as inherited as a whole."""
 _SAME = frozenset({Relation.IDENTICAL, Relation.EQUIVALENT, Relation.DERIVED})
 _DESIGN = (Component.ARCHITECTURE, Component.CODE, Component.TOKENIZER)
 
@@ -162,7 +164,9 @@ def _relation_of_descent(d: Diagnosis) -> Relation:
 
 def _architecture(c: Comparison) -> ComponentVerdict:
     a, b = c.suspect, c.source
-    if not (a.structure.matrices or a.structure.canonical) or not (b.structure.matrices or b.structure.canonical):
+    if not (a.structure.matrices or a.structure.canonical) or not (
+        b.structure.matrices or b.structure.canonical
+    ):
         return ComponentVerdict(Relation.ABSENT, (msg("verdict.no_architecture"),))
     relation = Relation(c.structure.relation_hint)
     return ComponentVerdict(relation, (msg(f"verdict.architecture_{relation.value}"),))
@@ -199,7 +203,11 @@ def _originality(d: Diagnosis, components: Mapping[Component, ComponentVerdict])
     relation = components[Component.WEIGHTS].relation
     known = relation not in (Relation.ABSENT, Relation.INCONCLUSIVE)
     inherited = round(d.shared_fraction, 4) if known else None
-    code = round(c.code.same_text / c.code.suspect_files, 4) if c.code.source_files and c.code.suspect_files else None
+    code = (
+        round(c.code.same_text / c.code.suspect_files, 4)
+        if c.code.source_files and c.code.suspect_files
+        else None
+    )
     surface = None if not known else relation in (Relation.IDENTICAL, Relation.EQUIVALENT)
     credit = []
     if relation in (Relation.INDEPENDENT, Relation.SHARED_INITIALISATION):

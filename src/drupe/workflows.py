@@ -18,7 +18,7 @@ from drupe.document import Report
 from drupe.errors import UsageError
 from drupe.inspection import inspection
 from drupe.messages import Message, msg
-from drupe.opening import Document, describe, open_subject
+from drupe.opening import Document, describe, is_stored, open_subject
 from drupe.readers.strict_json import Json
 from drupe.subject import Subject
 from drupe.verdict import judge
@@ -45,7 +45,8 @@ def compare(
     ``documents``: further texts of the suspect that may name the source (file name, content).
     """
     notify(msg("progress.reading", locator=suspect))
-    left = open_subject(suspect, offline=offline, documents=documents)
+    spread_above = 0 if is_stored(source) else budget.full_below
+    left = open_subject(suspect, offline=offline, documents=documents, spread_above=spread_above)
     notify(msg("progress.reading", locator=source))
     right = open_subject(source, offline=offline)
     notify(msg("progress.comparing"))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
+
+import numpy as np
 
 from drupe.errors import FormatError, LimitError
 from drupe.sources.interface import Blob
 
 MAX_BYTES = 128 << 20
 """Of one JSON file; the largest tokenizer.json known is about 35 MB, the largest shard index 10 MB."""
+MAX_WIDE_BYTES = 40 << 20
+"""Of a JSON text with characters beyond U+FFFF; the largest known (a vocabulary of 262,144) has 33 MB."""
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 _BYTES_PER_NODE = 100
 _MEMORY_FLOOR = 80 << 20
 
@@ -43,11 +49,16 @@ def parse_json(data: bytes, where: str) -> Json:
     {'a': [1, 2]}
     """
     _check_nodes(data, where)
+    _check_width(data, where)
     try:
-        value: Json = json.loads(data, object_pairs_hook=_unique_keys(where))
+        text = data.decode("utf-8-sig")
+        del data  # the caller may have let go of it: then only the text is held
+        value: Json = json.loads(text, object_pairs_hook=_unique_keys(where))
     except RecursionError:
         limit = sys.getrecursionlimit()
-        raise LimitError("JSON nesting depth", limit=limit, actual=f"more than {limit}", where=where) from None
+        raise LimitError(
+            "JSON nesting depth", limit=limit, actual=f"more than {limit}", where=where
+        ) from None
     except ValueError as error:
         raise FormatError(f"not valid JSON: {str(error)[:200]}", where=where) from None
     return value
@@ -59,6 +70,16 @@ def _check_nodes(data: bytes, where: str) -> None:
     limit = (4 * len(data) + _MEMORY_FLOOR) // _BYTES_PER_NODE
     if nodes > limit:
         raise LimitError("values in a JSON text of this size", limit=limit, actual=nodes, where=where)
+
+
+def _check_width(data: bytes, where: str) -> None:
+    """One character beyond U+FFFF makes its string, and raw also the whole text, four bytes a character wide."""
+    if len(data) <= MAX_WIDE_BYTES:
+        return
+    raw = not data.isascii() and int(np.frombuffer(data, np.uint8).max()) >= 0xF0
+    if raw or _SURROGATE.search(data):
+        what = "bytes of a JSON text with characters beyond U+FFFF"
+        raise LimitError(what, limit=MAX_WIDE_BYTES, actual=len(data), where=where)
 
 
 def _unique_keys(where: str) -> Callable[[list[tuple[str, Json]]], dict[str, Json]]:

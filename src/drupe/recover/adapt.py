@@ -52,9 +52,7 @@ def _readings(model: Model) -> dict[tuple[int, ...], set[Reading]]:
     return found
 
 
-def _read_like(
-    model: Model, matrix: Matrix, readings: dict[tuple[int, ...], set[Reading]]
-) -> list[Matrix]:
+def _read_like(model: Model, matrix: Matrix, readings: dict[tuple[int, ...], set[Reading]]) -> list[Matrix]:
     assert not isinstance(model.weights, Absent)
     info = model.weights.tensors[matrix.tensor]
     known = readings.get(info.shape, set())

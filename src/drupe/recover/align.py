@@ -26,10 +26,13 @@ from drupe.recover.units import (
     recover_rows,
     row_permutation_z,
 )
+from drupe.roles import is_table_role
 from drupe.signals.sketch.bits import window
 
 MOVED_CHANGE = 0.5
 """Relative change below which rows are taken to stand where they stood."""
+TABLE_Z = 12.0
+"""Permutation z from which a table of tokens counts as corresponding; up to 7 between independent models."""
 SAMPLE_ROWS = 64
 """Rows of a matrix that a sampled comparison reads (one window of columns each)."""
 
@@ -61,15 +64,22 @@ class AlignedPair:
 
     @property
     def proven(self) -> bool:
-        """Whether the rows correspond beyond chance."""
-        return self.z >= SIGNIFICANT_Z
+        """Whether the rows correspond beyond chance.
+
+        Token rows of unrelated models share the direction of frequency, so tables need twice the z.
+        """
+        return self.z >= (TABLE_Z if self.place[1] is None else SIGNIFICANT_Z)
 
 
 def align(a: Parts, b: Parts, plan: Plan) -> Iterator[AlignedPair]:
     """Token tables first, then the mapped layers; absent roles are left out."""
     tokens = shared_tokens(a, b, limit=0)
-    for place in sorted({(r, l) for r, l in a.places if l is None}, key=str):
-        pair = _token_pair(a, b, place, plan, tokens) if place[0] in ("embed", "head") else _plain(a, b, place, place, plan)
+    for place in sorted((place for place in a.places if place[1] is None), key=str):
+        pair = (
+            _token_pair(a, b, place, plan, tokens)
+            if is_table_role(place[0])
+            else _plain(a, b, place, place, plan)
+        )
         if pair is not None:
             yield pair
     for i, j in plan.layer_map:

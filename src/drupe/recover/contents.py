@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from drupe.model import Model
 from drupe.readers.interface import FloatArray
-from drupe.recover.units import row_permutation_z
+from drupe.recover.units import SIGNIFICANT_Z, held_out_z, row_permutation_z
 from drupe.signals.sketch.compare import Match
-from drupe.signals.sketch.facts import WeightFacts
+from drupe.signals.sketch.facts import WeightFacts, speaking
 from drupe.stats import log10_bonferroni, log10_normal_sf
 
 MAX_VALUES = 1 << 26
@@ -39,15 +39,23 @@ def match_contents(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -
 def equal_shapes(a: WeightFacts, b: WeightFacts) -> list[tuple[list[int], list[int]]]:
     """Informative matrices by shape: (indices of the suspect, indices of the source)."""
     shapes: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
-    for side, facts in enumerate((a, b)):
-        for index in np.flatnonzero(facts.informative):
+    for side, (facts, mask) in enumerate(zip((a, b), speaking(a, b), strict=True)):
+        for index in np.flatnonzero(mask):
             matrix = facts.matrices[index]
             shapes.setdefault((matrix.rows, matrix.columns), ([], []))[side].append(int(index))
     return [group for group in shapes.values() if group[0] and group[1]]
 
 
 def _table(mine: list[FloatArray], theirs: list[FloatArray]) -> NDArray[np.float64]:
-    return np.array([[row_permutation_z(left, right) for right in theirs] for left in mine])
+    """z of every pair in place; where neither found a partner, z after a row or column map, held out."""
+    table = np.array([[row_permutation_z(left, right) for right in theirs] for left in mine])
+    found = np.abs(table) >= SIGNIFICANT_Z
+    for i in np.flatnonzero(~found.any(axis=1)):
+        for j in np.flatnonzero(~found.any(axis=0)):
+            views = ((mine[i], theirs[j]), (mine[i].T, theirs[j].T))
+            z = max(held_out_z(left, right) for left, right in views)
+            table[i, j] = max(table[i, j], z)
+    return table
 
 
 def _assign(left: list[int], right: list[int], table: NDArray[np.float64]) -> list[Match]:

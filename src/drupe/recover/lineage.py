@@ -26,8 +26,10 @@ from drupe.recover.contents import match_contents
 from drupe.recover.parts import Parts, Place, parts_of
 from drupe.recover.permuted import RowsResult, compare_rows
 from drupe.recover.profile_opaque import compare_opaque
+from drupe.recover.refine import refine_rotation
 from drupe.recover.rotation import find_rotation
 from drupe.residual import Residual, measure
+from drupe.roles import is_layer_role, is_table_role
 from drupe.signals.interface import Finding
 from drupe.signals.sketch.compare import LOG10_ALPHA, SIGNIFICANT, Match, SketchResult
 from drupe.signals.sketch.facts import WeightFacts
@@ -107,7 +109,13 @@ _NO_PROFILE = profiles.ProfileResult(False)
 
 
 def investigate(
-    a: Model, b: Model, sketch: SketchResult, facts: tuple[WeightFacts, WeightFacts], *, full: bool, escalate: bool
+    a: Model,
+    b: Model,
+    sketch: SketchResult,
+    facts: tuple[WeightFacts, WeightFacts],
+    *,
+    full: bool,
+    escalate: bool,
 ) -> Lineage:
     """Run the steps that apply. ``full``: everything may be read; ``escalate``: a few whole layers may be."""
     by_role = sketch.role_log10_p < sketch.content_log10_p
@@ -120,7 +128,7 @@ def investigate(
     possible = admissible(mine, theirs, *facts)
     if not possible.possible or not (full or escalate):
         return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible)
-    if full and not any(role for side in (mine, theirs) for role, _ in side.places):
+    if full and not any(_looks_like_transformer(side) for side in facts):
         rows = compare_rows(a, b, facts)
         return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible, rows=rows)
     profile = _profile(mine, theirs)
@@ -131,6 +139,14 @@ def investigate(
     if not profile.significant:
         return _tables(mine, theirs, evidence, profile, possible, full=full)
     return _rotated(mine, theirs, evidence, profile, full=full)
+
+
+def _looks_like_transformer(facts: WeightFacts) -> bool:
+    """Layer roles by name, or several tall matrices with as many of the transposed shape (FFN in and out)."""
+    shapes = Counter((m.rows, m.columns) for m in facts.matrices)
+    tall = [(shape, count) for shape, count in shapes.items() if shape[0] > shape[1] and count >= 2]
+    ffn = any(shapes[shape[::-1]] >= 2 for shape, _ in tall)
+    return ffn or any(is_layer_role(matrix.role) for matrix in facts.matrices)
 
 
 def _profile(mine: Parts, theirs: Parts) -> profiles.ProfileResult:
@@ -173,7 +189,7 @@ def _in_place(
     escalate: bool,
 ) -> Lineage:
     mine, theirs = _borrow(a, b, evidence, facts)
-    layer_map = map_layers(mine, theirs, evidence, facts)
+    layer_map = _complete(mine, theirs, map_layers(mine, theirs, evidence, facts))
     chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
     pairs, arrays = _measure(mine, theirs, Plan(chosen, None, full))
     doubtful = 2 * sketch.agreement - 1 < PLAIN_CORRELATION
@@ -194,7 +210,7 @@ def _in_place(
 
 
 def _is_hidden(place: Place) -> bool:
-    return place[0] not in ("embed", "head", "position", "token_type")
+    return not is_table_role(place[0]) and place[0] not in ("position", "token_type")
 
 
 def _rotated(
@@ -204,7 +220,9 @@ def _rotated(
     if q is None or not profile.layer_map:
         return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
     layer_map = _complete(mine, theirs, profile.layer_map)
-    pairs, _ = _measure(mine, theirs, Plan(layer_map if full else spread(layer_map, 3), q, True))
+    chosen = layer_map if full else spread(layer_map, 3)
+    q = refine_rotation(align(mine, theirs, Plan(chosen, q, True)), q)
+    pairs, _ = _measure(mine, theirs, Plan(chosen, q, True))
     return Lineage(
         Basis.ROTATED,
         evidence,
@@ -218,6 +236,8 @@ def _rotated(
 def _complete(mine: Parts, theirs: Parts, found: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """The layers that the profile left out (layer 0, thinned ones): by the offset of their neighbours."""
     known = dict(found)
+    if not known:
+        return ()
     result = []
     for i in mine.layers:
         near = min(known, key=lambda k: abs(k - i))
@@ -238,7 +258,7 @@ def _tables(
 ) -> Lineage:
     """Hidden matrices are at null: do the token tables alone correspond, token by token?"""
     pairs, arrays = _measure(mine, theirs, Plan((), None, True)) if full else ((), [])
-    if not any(pair.proven and not _is_hidden(pair.place) for pair in pairs):
+    if not any(pair.proven and is_table_role(pair.place[0]) for pair in pairs):
         return Lineage(Basis.NONE, evidence, profile, full=full, map_possible=possible)
     return Lineage(
         Basis.RAW,
@@ -278,7 +298,15 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
         delta = delta_grid(pair.source_values, pair.suspect_values)
     return PairFacts(
         pair.place,
-        pair.suspect, pair.source, pair.z, pair.proven, pair.moved, pair.raw, residual, lattice, delta
+        pair.suspect,
+        pair.source,
+        pair.z,
+        pair.proven,
+        pair.moved,
+        pair.raw,
+        residual,
+        lattice,
+        delta,
     )
 
 

@@ -14,7 +14,7 @@ from drupe.messages import msg
 from drupe.model import Model
 from drupe.readers.interface import FloatArray
 from drupe.recover.contents import equal_shapes
-from drupe.recover.units import mapped_z, match_rows
+from drupe.recover.units import held_out_z
 from drupe.signals.interface import Baseline, Component, Evidence, Finding, Measured, Skipped
 from drupe.signals.sketch.compare import LOG10_ALPHA
 from drupe.signals.sketch.facts import WeightFacts
@@ -55,11 +55,6 @@ def compare_rows(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -> 
     return _result(scores, facts)
 
 
-def held_out_z(suspect: FloatArray, source: FloatArray) -> float:
-    """Permutation z of the row map, found on the even columns and tested on the odd ones."""
-    return mapped_z(suspect[:, 1::2], source[:, 1::2], match_rows(suspect[:, ::2], source[:, ::2]))
-
-
 def _skipped(key: str) -> RowsResult:
     return RowsResult(False, findings=(Skipped(SIGNAL, Component.WEIGHTS, msg(key)),))
 
@@ -81,7 +76,8 @@ def _result(scores: list[tuple[float, int, int]], facts: tuple[WeightFacts, Weig
         baseline=Baseline(msg("rows.baseline"), middle, max(score for score, *_ in scores)),
         evidence=(
             Evidence(
-                facts[0].matrices[i].tensor, msg("rows.best", source=facts[1].matrices[j].tensor, z=round(z, 1))
+                facts[0].matrices[i].tensor,
+                msg("rows.best", source=facts[1].matrices[j].tensor, z=round(z, 1)),
             ),
         ),
     )

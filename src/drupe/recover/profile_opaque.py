@@ -15,7 +15,16 @@ from drupe.messages import msg
 from drupe.model import Matrix
 from drupe.readers.interface import FloatArray
 from drupe.recover.parts import Parts, Place
-from drupe.recover.profile import NULL_HITS, SIGNAL, ProfileResult, respond, shared_tokens, skipped
+from drupe.recover.profile import (
+    MAX_DEPENDENCE,
+    NULL_HITS,
+    SIGNAL,
+    ProfileResult,
+    respond,
+    shared_tokens,
+    skipped,
+    vote_dependence,
+)
 from drupe.recover.units import mutual_nearest
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Measured
 from drupe.stats import log10_bonferroni, log10_poisson_sf, wilson
@@ -93,6 +102,8 @@ def _counts(
         np.array([[mutual_nearest(row @ column.T) for column in theirs_of] for row in mine_of])
         for mine_of, theirs_of in zip(left, right, strict=True)
     ]
+    if any(vote_dependence([a, b]) > MAX_DEPENDENCE for a, b in zip(*right, strict=True)):
+        return None, 0
     first, second = partners[0][:, None], partners[1][None]
     counts: NDArray[np.int64] = ((first == second) & (first >= 0)).sum(axis=-1)
     for i, matrix in enumerate(firsts):
@@ -114,7 +125,7 @@ def _unit_rows(parts: Parts, matrix: Matrix, role: str) -> FloatArray:
 
 
 def _thin(responses: FloatArray) -> FloatArray:
-    return responses[: MAX_UNITS] if responses.shape[0] <= MAX_UNITS else responses
+    return responses[:MAX_UNITS] if responses.shape[0] <= MAX_UNITS else responses
 
 
 def _result(
@@ -144,6 +155,4 @@ def _result(
         (first, (votes[0], layer)),
         (second, (votes[1], layer)),
     )
-    return ProfileResult(
-        True, hits, units, log10_p, ((layer, layer),), (finding,), places, opaque_is_suspect
-    )
+    return ProfileResult(True, hits, units, log10_p, ((layer, layer),), (finding,), places, opaque_is_suspect)

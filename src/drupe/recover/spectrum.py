@@ -26,7 +26,7 @@ MAX_SIDE = 4096
 MAX_PAIRS = 12
 TRAINED_OUTLIER = 1.2
 LINEAGE_TOP, LINEAGE_RATIO = 0.45, 0.85
-SHARED_TOP, SHARED_RATIO, SHARED_GAP = 0.40, 0.50, 0.10
+SHARED_TOP, SHARED_RATIO, SHARED_GAP = 0.40, 0.75, 0.10
 
 
 class Start(StrEnum):
@@ -72,7 +72,9 @@ def kept_directions(a: FloatArray, b: FloatArray) -> Kept:
 
 def compare(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> SpectrumResult | None:
     """Judge aligned (suspect, source) matrices; None without any."""
-    usable = [(s, o) for s, o in pairs if s.size <= MAX_SIDE**2 and s.shape == o.shape and min(s.shape) > 2 * TOP]
+    usable = [
+        (s, o) for s, o in pairs if s.size <= MAX_SIDE**2 and s.shape == o.shape and min(s.shape) > 2 * TOP
+    ]
     if not usable:
         return None
     step = max(1, len(usable) // MAX_PAIRS)
@@ -83,7 +85,8 @@ def compare(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> SpectrumResult | 
     chosen = forward if tops == [k.top for k in forward] else backward
     top, bulk = float(np.mean(tops)), float(np.mean([k.bulk for k in chosen]))
     trained = float(np.median([k.outlier for k in forward])) > TRAINED_OUTLIER
-    start = _judge(top, bulk)
+    ratios = [_ratio(side) for side in (forward, backward)]
+    start = _judge(top, bulk, max(ratios))
     spread = 1.96 * float(np.std(tops)) / float(np.sqrt(len(usable)))
     finding = Measured(
         SIGNAL,
@@ -98,10 +101,17 @@ def compare(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> SpectrumResult | 
     return SpectrumResult(top, bulk, len(usable), start, trained, (finding,))
 
 
-def _judge(top: float, bulk: float) -> Start:
+def _ratio(side: Sequence[Kept]) -> float:
+    """b_top / b_bulk of one direction."""
+    bulk = float(np.mean([kept.bulk for kept in side]))
+    return float(np.mean([kept.top for kept in side])) / bulk if bulk > 0 else 0.0
+
+
+def _judge(top: float, bulk: float, largest_ratio: float) -> Start:
+    """A shared start loses the top in both directions; a merge keeps top and bulk alike in one of them."""
     ratio = top / bulk if bulk > 0 else 0.0
     if top >= LINEAGE_TOP and ratio >= LINEAGE_RATIO:
         return Start.LINEAGE
-    if top <= SHARED_TOP and ratio <= SHARED_RATIO and bulk - top >= SHARED_GAP:
+    if top <= SHARED_TOP and largest_ratio <= SHARED_RATIO and bulk - top >= SHARED_GAP:
         return Start.SHARED
     return Start.UNDETERMINED

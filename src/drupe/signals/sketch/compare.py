@@ -23,7 +23,7 @@ from drupe.messages import msg
 from drupe.model import Matrix
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Finding, Measured, Skipped
 from drupe.signals.sketch.bits import WORDS, agreement_z
-from drupe.signals.sketch.facts import WeightFacts
+from drupe.signals.sketch.facts import WeightFacts, speaking
 from drupe.stats import (
     correlation_from_agreement,
     log10_at_least,
@@ -107,8 +107,8 @@ Key = tuple[int, int, int]
 def _groups(a: WeightFacts, b: WeightFacts) -> dict[Key, tuple[list[int], list[int]]]:
     """Candidates: equal rows, columns and bits; tables of tokens need equal columns only."""
     groups: dict[Key, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    for side, facts in enumerate((a, b)):
-        for index in np.flatnonzero(facts.informative & (facts.counts >= MIN_BITS)):
+    for side, (facts, mask) in enumerate(zip((a, b), speaking(a, b), strict=True)):
+        for index in np.flatnonzero(mask & (facts.counts >= MIN_BITS)):
             matrix = facts.matrices[index]
             rows = 0 if matrix.role in ("embed", "head") else matrix.rows
             groups[rows, matrix.columns, int(facts.counts[index])][side].append(int(index))
@@ -132,9 +132,7 @@ def _mismatched(tables: Mapping[Key, NDArray[np.float64]]) -> NDArray[np.float64
     return np.concatenate(rest) if rest else np.zeros(0)
 
 
-def _best(
-    table: NDArray[np.float64], left: Sequence[int], right: Sequence[int], scale: float
-) -> list[Match]:
+def _best(table: NDArray[np.float64], left: Sequence[int], right: Sequence[int], scale: float) -> list[Match]:
     best = np.abs(table).argmax(axis=1)
     found = []
     for row, column in enumerate(best):

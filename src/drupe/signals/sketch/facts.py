@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drupe.model import Block, Matrix, Model
 from drupe.readers.interface import FloatArray
-from drupe.signals.sketch.bits import DIGEST_BYTES, ROWS, WORDS, sketch_bits, value_digest, window
-from drupe.uninformative import State, classify
+from drupe.roles import is_layer_role, is_table_role
+from drupe.signals.sketch.bits import DIGEST_BYTES, WORDS, rows, sketch_bits, span, value_digest
+from drupe.uninformative import State, classify, is_fixed_transform
+
+MAX_TRANSFORM = 1 << 20
+"""Values of a matrix of unknown role that is read whole to see whether it is a fixed transform."""
+
+SPREAD_LAYERS, SPREAD_MATRICES, SPREAD_OUTSIDE = 8, 48, 48
+"""Of a remote suspect: layers, matrices in layers, and matrices outside of layers but token tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +43,63 @@ class WeightFacts:
         return np.equal(self.states, np.uint8(State.INFORMATIVE))
 
 
-def sample_block(matrix: Matrix, rows: int = ROWS) -> Block:
-    """The first rows of a matrix in the window of its width."""
-    start, stop = window(matrix.columns)
-    return Block(matrix, 0, min(rows, matrix.rows), start, stop)
+def sample_block(matrix: Matrix) -> Block:
+    """The first rows of a matrix in the span of its width."""
+    start, stop = span(matrix.columns)
+    return Block(matrix, 0, min(rows(matrix.columns), matrix.rows), start, stop)
+
+
+def spread_matrices(matrices: Sequence[Matrix]) -> tuple[Matrix, ...]:
+    """The matrices of a few layers, first and last included, and the token tables: what a remote suspect costs.
+
+    Each matrix lies alone and costs one request; more than six per layer are thinned evenly over the layers.
+    """
+    numbers = sorted({matrix.layer for matrix in matrices if matrix.layer is not None})
+    layers = set(_evenly(numbers, SPREAD_LAYERS))
+    inside = [matrix for matrix in matrices if matrix.layer in layers]
+    outside = [matrix for matrix in matrices if matrix.layer is None]
+    tables = [matrix for matrix in outside if matrix.role in ("embed", "head")]
+    rest = _evenly([matrix for matrix in outside if matrix not in tables], SPREAD_OUTSIDE)
+    chosen = {*_evenly(inside, SPREAD_MATRICES), *tables, *rest}
+    return tuple(matrix for matrix in matrices if matrix in chosen)
+
+
+T = TypeVar("T")
+
+
+def _evenly(items: Sequence[T], most: int) -> list[T]:
+    if len(items) <= most:
+        return list(items)
+    return [items[int(place)] for place in np.linspace(0, len(items) - 1, most)]
 
 
 def extract(model: Model, matrices: Sequence[Matrix] | None = None) -> WeightFacts:
-    """Sketch every matrix (or the given ones) of a model in one pass: eight rows of one window each."""
+    """Sketch every matrix (or the given ones) of a model in one pass: a few rows of one span each."""
     chosen = model.matrices if matrices is None else tuple(matrices)
     blocks = model.read([sample_block(matrix) for matrix in chosen]) if chosen else []
-    return facts_from_blocks(chosen, blocks)
+    facts = facts_from_blocks(chosen, blocks)
+    for place, matrix in enumerate(chosen):
+        unsure = facts.states[place] == State.INFORMATIVE and not _is_learned(matrix)
+        if unsure and matrix.size <= MAX_TRANSFORM and is_fixed_transform(model.load(matrix)):
+            facts.states[place] = State.FIXED_TRANSFORM
+    return facts
+
+
+def _is_learned(matrix: Matrix) -> bool:
+    return is_layer_role(matrix.role) or is_table_role(matrix.role)
+
+
+def speaking(a: WeightFacts, b: WeightFacts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which matrices of each side may prove a relation.
+
+    Where both sides have layers with known roles, only those and the token tables: position tables, caches and
+    random features are shared by unrelated models. Elsewhere every informative matrix.
+    """
+    masks = [side.informative for side in (a, b)]
+    if all(any(is_layer_role(matrix.role) for matrix in side.matrices) for side in (a, b)):
+        for mask, side in zip(masks, (a, b), strict=True):
+            mask &= np.array([_is_learned(matrix) for matrix in side.matrices])
+    return masks[0], masks[1]
 
 
 def facts_from_blocks(matrices: Sequence[Matrix], blocks: Sequence[FloatArray]) -> WeightFacts:
@@ -57,7 +111,7 @@ def facts_from_blocks(matrices: Sequence[Matrix], blocks: Sequence[FloatArray]) 
     rms = np.zeros(count, np.float32)
     states = np.zeros(count, np.uint8)
     for place, (matrix, block) in enumerate(zip(matrices, blocks, strict=True)):
-        states[place] = classify(block, role_known=matrix.role is not None)
+        states[place] = classify(block, learned=_is_learned(matrix))
         bits = sketch_bits(block, matrix.columns)
         words[place], counts[place] = bits.words, bits.count
         digests[place] = np.frombuffer(value_digest(block), np.uint8)

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from drupe.compare import Comparison
-from drupe.diagnose import TRAINED_EDGE, TRAINED_Z, Kind, Transformation, proven_pairs
+from drupe.diagnose.kinds import Kind, Transformation
 from drupe.messages import Message, msg
 from drupe.recover.lineage import Lineage, PairFacts
 
+TRAINED_EDGE = 1.30
+"""Median s1 over the Marchenko-Pastur edge from which a residual is training by itself."""
+TRAINED_Z = 6.0
+"""Pooled Tracy-Widom z from which a residual has a trained component."""
 CONTINUED_RHO = 0.30
 """Relative change from which training counts as continued pretraining; a convention."""
 SCALE_TOLERANCE = 0.005
@@ -48,7 +52,7 @@ class _Pool:
 
 
 def classify(c: Comparison, lineage: Lineage) -> Outcome:
-    """Name the change. The order is that of the docstring of diagnose.py."""
+    """Name the change. The order is that of diagnosis.py."""
     pairs = _pairs(lineage)
     if not pairs:
         return Outcome((Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": None}),), False, ())
@@ -67,7 +71,7 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
 
 def _pairs(lineage: Lineage) -> list[PairFacts]:
     """Proven pairs; hidden matrices speak for the whole when there are any."""
-    proven = proven_pairs(lineage)
+    proven = [pair for pair in lineage.pairs if pair.proven]
     hidden = [pair for pair in proven if pair.place[1] is not None]
     changed = [pair for pair in hidden or proven if pair.residual.equal < 1.0]
     return changed or proven
@@ -104,7 +108,9 @@ def _cast(c: Comparison, pairs: Sequence[PairFacts]) -> Transformation | None:
 
 
 def _pool(pairs: Sequence[PairFacts]) -> _Pool:
-    deep = [pair.residual for pair in pairs if not np.isnan(pair.residual.edge)] or [p.residual for p in pairs]
+    deep = [pair.residual for pair in pairs if not np.isnan(pair.residual.edge)] or [
+        p.residual for p in pairs
+    ]
     z = [residual.tracy_widom for residual in deep if residual.edge > 0]
     return _Pool(
         rho=float(np.median([r.rho for r in deep])),
@@ -182,7 +188,9 @@ def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome
     if rest > SCALE_TOLERANCE or largest < 2 * SCALE_TOLERANCE:
         return None
     factors = {pair.suspect.label: round(pair.residual.scale, 5) for pair in pairs[:64]}
-    return Outcome((Transformation(Kind.RESCALED, {"factors": factors}),), False, (msg("diagnosis.rescaled"),))
+    return Outcome(
+        (Transformation(Kind.RESCALED, {"factors": factors}),), False, (msg("diagnosis.rescaled"),)
+    )
 
 
 def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
@@ -206,7 +214,9 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
 def _low_rank(lineage: Lineage) -> int | None:
     """The rank when every changed matrix moved in few directions only: at most a quarter of its side."""
     known = [pair for pair in _pairs(lineage) if pair.residual.rank is not None and pair.residual.equal < 1.0]
-    if not known or not all(1 <= (p.residual.rank or 0) <= min(p.suspect.rows, p.suspect.columns) / 4 for p in known):
+    if not known or not all(
+        1 <= (p.residual.rank or 0) <= min(p.suspect.rows, p.suspect.columns) / 4 for p in known
+    ):
         return None
     return int(np.median([pair.residual.rank or 0 for pair in known]))
 
