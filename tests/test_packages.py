@@ -37,6 +37,15 @@ def fetch(package: Package, folder: Path, *, offline: bool = False) -> list[str]
     return [message.key for message in told]
 
 
+def supply(package: Package, index: Index, folder: Path) -> None:
+    """Fill a folder of the cache from a wheel laid beside it, which is faster than pip."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    (wheel,) = index.folder.glob("*.whl")
+    copy = Path(shutil.copy(wheel, folder.parent))
+    fetch(package, folder, offline=True)
+    copy.unlink()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -114,10 +123,10 @@ DAMAGED = "a.txt in the cache is damaged"
     ],
 )
 def test_a_damaged_cache_is_noticed_and_fetched_again(
-    package: Package, tmp_path: Path, name: str, reason: str
+    package: Package, index: Index, tmp_path: Path, name: str, reason: str
 ) -> None:
     folder = tmp_path / "cache" / "model"
-    fetch(package, folder)
+    supply(package, index, folder)
     whole = contents(folder)
     first = folder / "a.txt"
     match name:

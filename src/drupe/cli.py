@@ -311,18 +311,16 @@ def parse_fail_on(text: str | None) -> frozenset[tuple[str, bool]] | None:
 
 
 def exit_code(report: Report, fail_on: frozenset[tuple[str, bool]] | None) -> int:
-    """0, 1 or 3 from the verdict; ``fail_on`` narrows what gives 1, 3 stays 3 unless it is listed."""
+    """0, 1 or 3 from the verdict; ``fail_on`` narrows what gives 1, 3 stays 3."""
     verdict = report["verdict"]
     assert isinstance(verdict, dict)
     label, disclosure = str(verdict["label"]), verdict["disclosure"]
-    if fail_on is not None:
-        fires = (label, False) in fail_on or ((label, True) in fail_on and disclosure == "undisclosed")
-        if fires:
-            return RELATED
-        return UNDECIDED if label == "inconclusive" else OK
-    if label in ("copy", "derivative", "wrapper"):
-        return RELATED
-    return UNDECIDED if label == "inconclusive" else OK
+    if label == "inconclusive":
+        return UNDECIDED
+    if fail_on is None:
+        return RELATED if label in ("copy", "derivative", "wrapper") else OK
+    fires = (label, False) in fail_on or ((label, True) in fail_on and disclosure == "undisclosed")
+    return RELATED if fires else OK
 
 
 def _emit(report: Report, options: argparse.Namespace, index: int = 0) -> None:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from drupe.readers.interface import FloatArray
+from drupe.residual import excess_kurtosis
 
 LATTICE_GROUPS = (0, 256, 128, 64, 32)
 """Group sizes along a row that are tried, largest first; 0 = the whole row."""
+UNIFORM_KURTOSIS = -0.4
 FINER_BITS = 2
 PASSES = 0.6
 """Share of the tried groups that must lie on a grid; values that were never quantised pass nowhere."""
@@ -67,13 +69,13 @@ class _Grid:
 
 def _fit_grid(values: FloatArray) -> _Grid | None:
     u = np.unique(values.astype(np.float64))
-    if u.size < 2 or u.size > 257 or u.size > 0.9 * values.size or not np.isfinite(u).all():
+    if u.size < 3 or u.size > 257 or u.size > 0.9 * values.size or not np.isfinite(u).all():
         return None
     span, gap = float(u[-1] - u[0]), float(np.diff(u).min())
     for divisor in (1, 2, 3):
         steps = round(span / (gap / divisor))
-        if steps > 256:
-            return None
+        if steps >= (u.size if u.size <= 4 else 4 * u.size if u.size <= 16 else 257):
+            return None  # few values lie on some fine grid by chance
         step = span / steps
         places = (u - u[0]) / step
         if float(np.abs(places - np.round(places)).max()) < 0.03:
@@ -130,6 +132,9 @@ def delta_grid(a: FloatArray, b: FloatArray) -> DeltaGrid | None:
     correlation = float(np.corrcoef(x, y)[0, 1])
     slope = correlation * float(y.std() / x.std())
     levels = float(np.exp(np.median(x - y)) / np.sqrt(12.0))
+    shape = excess_kurtosis((b - a)[fine].astype(np.float64) / rms[fine, None])
+    if shape > UNIFORM_KURTOSIS:  # rounding errors are uniform within a row (-1.2), noise is not (0)
+        return None
     if correlation < 0.9 or not 0.7 <= slope <= 1.3 or not 1.0 <= levels <= 260.0:
         return None
     return DeltaGrid(max(2, round(float(np.log2(2.0 * levels)))), correlation)

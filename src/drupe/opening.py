@@ -19,7 +19,7 @@ from drupe.readers.code import read_code
 from drupe.readers.interface import Absent
 from drupe.readers.strict_json import Json
 from drupe.signals.declared import SearchText, search_texts
-from drupe.signals.sketch.facts import spread_matrices
+from drupe.signals.sketch.spread import spread_matrices
 from drupe.sources.interface import Tree
 from drupe.sources.local import LocalTree
 from drupe.sources.locator import open_tree

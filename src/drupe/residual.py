@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from drupe.readers.interface import FloatArray
 
 MAX_RANK_SIDE = 1024
+EXACT_SIDE = 512
+"""Smaller side up to which singular values are computed, not iterated."""
+FLIPS = 4
 _MANTISSA = {"BF16": 7, "F16": 10}
 
 
@@ -22,10 +25,11 @@ class Residual:
 
     ``equal`` share of equal entries; ``cast`` dtype whose rounding of A gives B everywhere; ``rho`` |D|/|A|;
     ``scale`` <A,B>/<A,A>; ``after_scale`` |B - scale A|/|B|; ``sigma`` sd(D)/sd(A); ``floor`` rounding error of
-    the storage type / sd(A); ``kurtosis`` excess of D; ``edge`` largest singular value of D over the
-    Marchenko-Pastur edge; ``tracy_widom`` its standardised distance from that edge (mean 0, sd 1 for white D);
+    the storage type / sd(A); ``kurtosis`` excess of D; ``edge`` largest singular value of D over
+    that of D with random signs;
     ``new_zeros`` share of entries zeroed; ``kept_equal`` share of equal entries among the others;
-    ``after_unit_scale`` |B - diag(c) A|/|B| with the best factor of each row, or of each column; ``rank`` number of
+    ``after_unit_scale`` |B - diag(c) A|/|B| with the best factor of each row, or of each column; ``changed_rows``
+    share of rows with any change; ``rank`` number of
     singular values of D above what rounding gives, None when not computed.
     """
 
@@ -39,10 +43,10 @@ class Residual:
     floor: float
     kurtosis: float
     edge: float
-    tracy_widom: float
     new_zeros: float
     kept_equal: float
     after_unit_scale: float
+    changed_rows: float = 1.0
     rank: int | None = None
 
 
@@ -57,7 +61,7 @@ def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bo
     same = a == b
     equal = float(same.mean())
     if equal == 1.0:
-        return Residual(a.size, 1.0, None, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        return Residual(a.size, 1.0, None, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     d = (b - a).astype(np.float64)
     energy = float((a.astype(np.float64) ** 2).sum())
     scale = float((a.astype(np.float64) * b).sum()) / energy if energy else 0.0
@@ -65,7 +69,7 @@ def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bo
     spread = float(a.std()) or 1.0
     zeros = (b == 0) & (a != 0)
     spectrum = squared_spectrum(d) if spectral else None
-    edge, tracy_widom = spectral_edge(d, spectrum) if spectral else (np.nan, np.nan)
+    edge = spectral_edge(d, spectrum if min(d.shape) <= EXACT_SIDE else None) if spectral else np.nan
     return Residual(
         size=a.size,
         equal=equal,
@@ -77,10 +81,10 @@ def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bo
         floor=rounding_floor(b, dtype) / spread,
         kurtosis=excess_kurtosis(d) if spectral else np.nan,
         edge=edge,
-        tracy_widom=tracy_widom,
         new_zeros=float(zeros.mean()),
         kept_equal=float(same[~zeros].mean()) if not zeros.all() else 0.0,
         after_unit_scale=min(_after_row_scale(a, b), _after_row_scale(a.T, b.T)),
+        changed_rows=float((~same).any(axis=1).mean()),
         rank=None if spectrum is None else residual_rank(spectrum, b, dtype),
     )
 
@@ -88,7 +92,7 @@ def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bo
 def _damaged(size: int) -> Residual:
     """A pair with values that are no numbers: nothing can be measured."""
     nan = float("nan")
-    return Residual(size, 0.0, None, nan, nan, nan, nan, nan, nan, nan, nan, 0.0, 0.0, nan)
+    return Residual(size, 0.0, None, nan, nan, nan, nan, nan, nan, nan, 0.0, 0.0, nan)
 
 
 def _after_row_scale(a: FloatArray, b: FloatArray) -> float:
@@ -163,27 +167,29 @@ def excess_kurtosis(d: NDArray[np.float64]) -> float:
     return float((centred**4).mean()) / variance**2 - 3.0 if variance > 0 else 0.0
 
 
-def spectral_edge(
-    d: NDArray[np.float64], spectrum: NDArray[np.float64] | None = None, iterations: int = 24
-) -> tuple[float, float]:
-    """(s1 / Marchenko-Pastur edge, standardised Tracy-Widom statistic) of a residual, each column centred not.
+def spectral_edge(d: NDArray[np.float64], spectrum: NDArray[np.float64] | None = None) -> float:
+    """Largest singular value of D over its mean under random signs: 1 for noise, more for training.
 
-    For white m x c noise of sd s: s1^2 / s^2 ~ mu + sigma TW1, mu = (sqrt(m-1) + sqrt(c))^2,
-    sigma = (sqrt(m-1) + sqrt(c)) (1/sqrt(m-1) + 1/sqrt(c))^(1/3) (Johnstone, Ann. Statist. 2001);
-    TW1 has mean -1.2065, sd 1.2680. s1 by power iteration, a lower bound, hence conservative.
+    Null: entries are independent and symmetric, of whatever sizes (Laplace, heavy-tailed, per row, multiplicative,
+    rounding errors): then D and D o R, R of random signs, are equal in distribution. Measured over those kinds
+    and shapes 32 x 64 to 256 x 512: 1.00, sd 0.025. Trained differences: 1.03 to 2.5. The Marchenko-Pastur edge,
+    which assumes equal variances, calls heavy-tailed and row-scaled noise training.
     """
-    m, c = d.shape
-    variance = float((d**2).mean())
-    if variance <= 0 or min(m, c) < 8:
-        return 0.0, 0.0
-    top = float(np.sqrt(spectrum[-1])) if spectrum is not None else _largest_singular(d, iterations)
-    side = float(np.sqrt(m - 1) + np.sqrt(c))
-    sigma = side * (1 / np.sqrt(m - 1) + 1 / np.sqrt(c)) ** (1 / 3)
-    statistic = (top**2 / variance - side**2) / sigma
-    return float(top / (np.sqrt(variance) * (np.sqrt(m) + np.sqrt(c)))), float((statistic + 1.2065) / 1.2680)
+    if min(d.shape) < 8 or not d.any():
+        return 0.0
+    top = float(np.sqrt(spectrum[-1])) if spectrum is not None else _largest_singular(d)
+    random = np.random.default_rng(0)
+    flipped = [_top(np.where(random.random(d.shape) < 0.5, d, -d)) for _ in range(FLIPS)]
+    return top / (float(np.mean(flipped)) or 1.0)
 
 
-def _largest_singular(d: NDArray[np.float64], iterations: int) -> float:
+def _top(d: NDArray[np.float64]) -> float:
+    spectrum = squared_spectrum(d) if min(d.shape) <= EXACT_SIDE else None
+    return float(np.sqrt(spectrum[-1])) if spectrum is not None else _largest_singular(d)
+
+
+def _largest_singular(d: NDArray[np.float64], iterations: int = 24) -> float:
+    """By power iteration: a lower bound."""
     vector: NDArray[np.float64] = np.random.default_rng(0).standard_normal((d.shape[1], 1))
     for _ in range(iterations):
         vector = d.T @ (d @ vector)

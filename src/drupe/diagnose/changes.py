@@ -42,7 +42,7 @@ def _renamed(c: Comparison) -> list[Transformation]:
         if right[match.source].tensor != left[match.suspect].tensor
         and not {right[match.source].role, left[match.suspect].role} <= {"embed", "head"}  # a tied head
     }
-    if not renamed or (by_names is not None and not by_names.unexplained):
+    if not renamed:
         return []
     if c.lineage is not None and any(i != j for i, j in c.lineage.layer_map):
         return []  # other numbers are a layer map, not names

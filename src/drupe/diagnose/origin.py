@@ -32,7 +32,8 @@ def origin_of(c: Comparison) -> tuple[Origin, tuple[Message, ...], float | None]
     ]
     if missing:
         return Origin.ABSENT, tuple(missing), None
-    if not c.suspect.weights.informative.any() or not c.source.weights.informative.any():
+    silent = not c.suspect.weights.informative.any() or not c.source.weights.informative.any()
+    if silent and (c.lineage is None or c.lineage.basis is Basis.NONE):
         return Origin.UNTESTED, (msg("diagnosis.uninformative"),), None
     if c.lineage is None:
         return _origin_from_sketch(c)

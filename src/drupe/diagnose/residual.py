@@ -14,16 +14,19 @@ from drupe.diagnose.kinds import Kind, Transformation
 from drupe.messages import Message, msg
 from drupe.recover.lineage import Lineage, PairFacts
 
-TRAINED_EDGE = 1.30
-"""Median s1 over the Marchenko-Pastur edge from which a residual is training by itself."""
+TRAINED_EDGE = 1.15
+"""Median edge (see residual.spectral_edge) from which a residual is training by itself."""
 TRAINED_Z = 6.0
-"""Pooled Tracy-Widom z from which a residual has a trained component."""
+"""Pooled z of the log edges from which a residual has a trained component."""
+EDGE_SD = 0.025
+"""Standard deviation of log edge under the null, measured."""
 CONTINUED_RHO = 0.30
 """Relative change from which training counts as continued pretraining; a convention."""
 SCALE_TOLERANCE = 0.005
 ROUNDING = 3.0
 """Changes below this many rounding errors of the storage type cannot be told from rounding."""
 MIN_PRUNED = 0.05
+MAX_FEW_ROWS = 0.5
 KEPT_EQUAL = 0.99
 LATTICE_SHARE = 0.5
 BEYOND_GRID = 0.02
@@ -56,7 +59,7 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
     pairs = _pairs(lineage)
     if not pairs:
         return Outcome((Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": None}),), False, ())
-    if all(pair.residual.equal == 1.0 for pair in pairs):
+    if all(pair.residual.equal == 1.0 and not pair.negated for pair in pairs):
         return _equal(c, lineage)
     cast = _cast(c, pairs)
     if cast is not None:
@@ -73,7 +76,7 @@ def _pairs(lineage: Lineage) -> list[PairFacts]:
     """Proven pairs; hidden matrices speak for the whole when there are any."""
     proven = [pair for pair in lineage.pairs if pair.proven]
     hidden = [pair for pair in proven if pair.place[1] is not None]
-    changed = [pair for pair in hidden or proven if pair.residual.equal < 1.0]
+    changed = [pair for pair in hidden or proven if pair.residual.equal < 1.0 or pair.negated]
     return changed or proven
 
 
@@ -111,13 +114,13 @@ def _pool(pairs: Sequence[PairFacts]) -> _Pool:
     deep = [pair.residual for pair in pairs if not np.isnan(pair.residual.edge)] or [
         p.residual for p in pairs
     ]
-    z = [residual.tracy_widom for residual in deep if residual.edge > 0]
+    logs = [float(np.log(residual.edge)) for residual in deep if residual.edge > 0]
     return _Pool(
         rho=float(np.median([r.rho for r in deep])),
         sigma=float(np.median([r.sigma for r in deep])),
         floor=float(np.median([r.floor for r in deep])),
         edge=float(np.median([r.edge for r in deep])),
-        trained_z=float(np.mean(z) * np.sqrt(len(z))) if z else 0.0,
+        trained_z=float(np.mean(logs) / EDGE_SD * np.sqrt(len(logs))) if logs else 0.0,
         kurtosis=float(np.median([r.kurtosis for r in deep])),
         values=sum(residual.size for residual in deep),
     )
@@ -184,10 +187,10 @@ def _pruned(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome |
 
 def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
     rest = max(min(pair.residual.after_scale, pair.residual.after_unit_scale) for pair in pairs)
-    largest = max(pair.residual.rho for pair in pairs)
+    largest = max(2.0 if pair.negated else pair.residual.rho for pair in pairs)
     if rest > SCALE_TOLERANCE or largest < 2 * SCALE_TOLERANCE:
         return None
-    factors = {pair.suspect.label: round(pair.residual.scale, 5) for pair in pairs[:64]}
+    factors = {p.suspect.label: round(-p.residual.scale if p.negated else p.residual.scale, 5) for p in pairs[:64]}
     return Outcome(
         (Transformation(Kind.RESCALED, {"factors": factors}),), False, (msg("diagnosis.rescaled"),)
     )
@@ -200,6 +203,9 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
         if pool.sigma < ROUNDING * max(pool.floor, 1e-7) or _is_rewrite(pool, lineage):
             return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
         return Outcome((_noise(pool),), False, (msg("diagnosis.white", **_numbers(pool)),))
+    if _few_rows(lineage):
+        change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
+        return Outcome((change,), False, (msg("diagnosis.few_rows"),))
     rank = _low_rank(lineage)
     if rank is not None:
         modules = sorted({pair.place[0] for pair in _pairs(lineage)})
@@ -209,6 +215,12 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
         changes = (_noise(pool), _training(pool))
         return Outcome(changes, False, (msg("diagnosis.noise_and_training", **_numbers(pool)),))
     return Outcome((_training(pool),), False, (msg("diagnosis.trained", **_numbers(pool)),))
+
+
+def _few_rows(lineage: Lineage) -> bool:
+    """Whether the changes of every changed matrix are confined to some of its rows, the others equal."""
+    changed = [pair.residual.changed_rows for pair in _pairs(lineage) if pair.residual.equal < 1.0]
+    return bool(changed) and max(changed) < MAX_FEW_ROWS
 
 
 def _low_rank(lineage: Lineage) -> int | None:

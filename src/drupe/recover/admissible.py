@@ -60,7 +60,7 @@ def _within(small: _Sizes, large: _Sizes) -> bool:
         (small.heads, large.heads),
         (small.kv_heads, large.kv_heads),
     )
-    return all(less <= more for less, more in pairs)
+    return all(less <= more for less, more in pairs if less and more)  # 0: the configuration does not say
 
 
 def _sizes(parts: Parts) -> _Sizes | None:

@@ -7,7 +7,7 @@ map, which always comes out of an alignment, never passes for evidence.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from drupe.signals.sketch.bits import window
 
 MOVED_CHANGE = 0.5
 """Relative change below which rows are taken to stand where they stood."""
+CONTROL_FACTOR = 2.0
+"""z must exceed that of another layer by this factor: starts with structure make all layers alike."""
 TABLE_Z = 12.0
 """Permutation z from which a table of tokens counts as corresponding; up to 7 between independent models."""
 SAMPLE_ROWS = 64
@@ -60,7 +62,10 @@ class AlignedPair:
     """Whether the suspect's values are as stored (no rotation, no folding): grids are visible only then."""
     z: float
     moved: str | None = None
-    folded: bool = False
+    negated: bool = False
+    """The suspect's values are the source's times a negative factor; they were negated back."""
+    control: float = 0.0
+    """Largest |z| of the same matrix against another layer of the source: structure that all layers share."""
 
     @property
     def proven(self) -> bool:
@@ -68,7 +73,8 @@ class AlignedPair:
 
         Token rows of unrelated models share the direction of frequency, so tables need twice the z.
         """
-        return self.z >= (TABLE_Z if self.place[1] is None else SIGNIFICANT_Z)
+        floor = TABLE_Z if self.place[1] is None else SIGNIFICANT_Z
+        return self.z >= max(floor, CONTROL_FACTOR * self.control)
 
 
 def align(a: Parts, b: Parts, plan: Plan) -> Iterator[AlignedPair]:
@@ -126,7 +132,10 @@ def _plain(
         suspect = undo_rotation(mine[0], _folded(a, mine, suspect), plan.rotation)
         source = _folded(b, theirs, source)
     z = row_permutation_z(suspect, source)
-    return AlignedPair(mine, left, right, suspect, source, plan.rotation is None, z)
+    negated = z <= -SIGNIFICANT_Z
+    if negated:
+        suspect, z = -suspect, -z
+    return AlignedPair(mine, left, right, suspect, source, plan.rotation is None, z, None, negated)
 
 
 def _values(parts: Parts, matrix: Matrix, rows: int, full: bool) -> FloatArray:
@@ -153,7 +162,9 @@ def _folded(parts: Parts, place: tuple[str, int | None], values: FloatArray) -> 
 def _layer(a: Parts, b: Parts, i: int, j: int, plan: Plan) -> Iterator[AlignedPair]:
     roles = sorted({role for role, layer in a.places if layer == i})
     pairs = {role: _plain(a, b, (role, i), (role, j), plan) for role in roles}
-    found = {role: pair for role, pair in pairs.items() if pair is not None}
+    found = {
+        role: replace(pair, control=_control(b, pair, j, plan)) for role, pair in pairs.items() if pair is not None
+    }
     if plan.full:
         found = _undo_units(found)
         for role in ("q", "k", "v", "o"):
@@ -162,6 +173,22 @@ def _layer(a: Parts, b: Parts, i: int, j: int, plan: Plan) -> Iterator[AlignedPa
     order = {role: place for place, role in enumerate(HIDDEN_ROLES)}
     for role in sorted(found, key=lambda r: order.get(r, 99)):
         yield found[role]
+
+
+def _control(b: Parts, pair: AlignedPair, layer: int, plan: Plan) -> float:
+    """|z| of the suspect's matrix against the source's next layer of the same role; 0 without another layer."""
+    role = pair.place[0]
+    others = [other for other in b.layers if other != layer and (role, other) in b.places]
+    if not others or pair.z < SIGNIFICANT_Z:
+        return 0.0
+    matrix = b.places[role, others[(layer + 1) % len(others)]]
+    if (matrix.rows, matrix.columns) != (pair.source.rows, pair.source.columns):
+        return 0.0
+    values = _values(b, matrix, matrix.rows, plan.full)
+    if plan.rotation is not None:
+        values = _folded(b, (role, matrix.layer), values)
+    rows = min(len(values), len(pair.suspect_values))
+    return abs(row_permutation_z(pair.suspect_values[:rows], values[:rows]))
 
 
 def _in_place(pair: AlignedPair) -> bool:
@@ -214,7 +241,7 @@ def _move(pair: AlignedPair, rows: RowMap, *, columns: bool, z: float) -> Aligne
     suspect = suspect[:, found] if columns else suspect[found]
     source = source[:, partner] if columns else source[partner]
     kind = "units" if pair.place[0].rpartition(".")[2] in ("gate", "up", "down") else "heads"
-    return AlignedPair(pair.place, pair.suspect, pair.source, suspect, source, pair.raw, z, kind)
+    return replace(pair, suspect_values=suspect, source_values=source, z=z, moved=kind, control=0.0)
 
 
 def spread(layers: Sequence[tuple[int, int]], most: int) -> tuple[tuple[int, int], ...]:

@@ -14,11 +14,12 @@ from drupe.readers.interface import FloatArray
 from drupe.recover.units import SIGNIFICANT_Z, held_out_z, row_permutation_z
 from drupe.signals.sketch.compare import Match
 from drupe.signals.sketch.facts import WeightFacts, speaking
-from drupe.stats import log10_bonferroni, log10_normal_sf
+from drupe.stats import MAD_TO_SD, log10_bonferroni, log10_normal_sf
 
 MAX_VALUES = 1 << 26
 """Values of one side that may be held in memory for this."""
 MAX_PAIRS = 4096
+MIN_CONTROL = 4
 
 
 def match_contents(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -> tuple[Match, ...]:
@@ -49,6 +50,7 @@ def equal_shapes(a: WeightFacts, b: WeightFacts) -> list[tuple[list[int], list[i
 def _table(mine: list[FloatArray], theirs: list[FloatArray]) -> NDArray[np.float64]:
     """z of every pair in place; where neither found a partner, z after a row or column map, held out."""
     table = np.array([[row_permutation_z(left, right) for right in theirs] for left in mine])
+    table = _standardised(table)
     found = np.abs(table) >= SIGNIFICANT_Z
     for i in np.flatnonzero(~found.any(axis=1)):
         for j in np.flatnonzero(~found.any(axis=0)):
@@ -56,6 +58,19 @@ def _table(mine: list[FloatArray], theirs: list[FloatArray]) -> NDArray[np.float
             z = max(held_out_z(left, right) for left, right in views)
             table[i, j] = max(table[i, j], z)
     return table
+
+
+def _standardised(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """z relative to the row's other candidates: structured starts give every pair of matrices the same z.
+
+    The in-pair control; needs four candidates, and never raises a z (scale at least 1).
+    """
+    if table.shape[1] < MIN_CONTROL:
+        return table
+    centre = np.median(table, axis=1, keepdims=True)
+    scale = np.maximum(1.0, MAD_TO_SD * np.median(np.abs(table - centre), axis=1, keepdims=True))
+    result: NDArray[np.float64] = (table - centre) / scale
+    return result
 
 
 def _assign(left: list[int], right: list[int], table: NDArray[np.float64]) -> list[Match]:

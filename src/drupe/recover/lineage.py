@@ -36,7 +36,9 @@ from drupe.signals.sketch.facts import WeightFacts
 from drupe.stats import log10_at_least
 
 SPREAD_LAYERS = 8
-SPECTRAL_PAIRS = 24
+NEAR_IDENTITY = 0.2
+"""Root mean square distance of a rotation from the identity below which the basis is the source's own."""
+SPECTRAL_PAIRS = 16
 """Pairs whose residual spectrum, grid and singular directions are computed; equality is checked on all."""
 PLAIN_CORRELATION = 0.9
 """Sketch correlation above which no shared start is possible, so a sample needs no profile."""
@@ -64,6 +66,7 @@ class PairFacts:
     residual: Residual
     lattice: Lattice | None = None
     delta: DeltaGrid | None = None
+    negated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +127,36 @@ def investigate(
         evidence = _by_content(a, b, facts) or evidence
     if evidence.log10_p <= SIGNIFICANT:
         return _in_place(a, b, evidence, sketch, facts, full=full, escalate=escalate)
+    return _out_of_place(a, b, evidence, facts, full=full, escalate=escalate)
+
+
+def _out_of_place(
+    a: Model,
+    b: Model,
+    evidence: Matches,
+    facts: tuple[WeightFacts, WeightFacts],
+    *,
+    full: bool,
+    escalate: bool,
+) -> Lineage:
+    """Nothing agrees in place: channels permuted, the residual stream rotated, the tables alone, or nothing."""
     mine, theirs = parts_of(a), parts_of(b)
     possible = admissible(mine, theirs, *facts)
-    if not possible.possible or not (full or escalate):
+    if not (full or (escalate and possible.possible)):
         return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible)
-    if full and not any(_looks_like_transformer(side) for side in facts):
+    if full and possible.possible and not any(_looks_like_transformer(side) for side in facts):
         rows = compare_rows(a, b, facts)
         return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible, rows=rows)
-    profile = _profile(mine, theirs)
+    profile = _profile(mine, theirs)  # also where the widths seem to exclude a map: it costs little
     if profile.borrowed:
         names = dict(profile.borrowed)
         mine = parts_of(a, names) if profile.borrowed_is_suspect else mine
         theirs = theirs if profile.borrowed_is_suspect else parts_of(b, names)
-    if not profile.significant:
-        return _tables(mine, theirs, evidence, profile, possible, full=full)
-    return _rotated(mine, theirs, evidence, profile, full=full)
+    if profile.significant:
+        return _rotated(mine, theirs, evidence, profile, full=full)
+    if not possible.possible:
+        return Lineage(Basis.NONE, evidence, profile, full=full, map_possible=possible)
+    return _tables(mine, theirs, evidence, profile, possible, full=full)
 
 
 def _looks_like_transformer(facts: WeightFacts) -> bool:
@@ -189,7 +207,8 @@ def _in_place(
     escalate: bool,
 ) -> Lineage:
     mine, theirs = _borrow(a, b, evidence, facts)
-    layer_map = _complete(mine, theirs, map_layers(mine, theirs, evidence, facts))
+    voted = map_layers(mine, theirs, evidence, facts)
+    layer_map = _complete(mine, theirs, voted)
     chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
     pairs, arrays = _measure(mine, theirs, Plan(chosen, None, full))
     doubtful = 2 * sketch.agreement - 1 < PLAIN_CORRELATION
@@ -201,11 +220,11 @@ def _in_place(
         evidence,
         profile,
         full=full,
-        layer_map=layer_map,
+        layer_map=_proven_layers(layer_map, pairs, voted),
         pairs=pairs,
         spectrum=spectra.compare(arrays) if full and not profile.significant and doubtful else None,
         vectors_equal=_vectors_equal(a, b) if full else None,
-        tables_only=not any(pair.proven and _is_hidden(pair.place) for pair in pairs),
+        tables_only=bool(pairs) and not any(pair.proven and _is_hidden(pair.place) for pair in pairs),
     )
 
 
@@ -216,20 +235,36 @@ def _is_hidden(place: Place) -> bool:
 def _rotated(
     mine: Parts, theirs: Parts, evidence: Matches, profile: profiles.ProfileResult, *, full: bool
 ) -> Lineage:
-    q = find_rotation(mine, theirs)
-    if q is None or not profile.layer_map:
-        return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
+    """Units answer alike, nothing agrees in place: find the rotation, refine it, measure what is left."""
     layer_map = _complete(mine, theirs, profile.layer_map)
+    q = find_rotation(mine, theirs)
+    if q is None:
+        return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
+    basis = Basis.ROTATED
     chosen = layer_map if full else spread(layer_map, 3)
-    q = refine_rotation(align(mine, theirs, Plan(chosen, q, True)), q)
-    pairs, _ = _measure(mine, theirs, Plan(chosen, q, True))
+    if np.linalg.norm(q - np.eye(len(q))) < NEAR_IDENTITY * np.sqrt(len(q)):  # only the sampled rows differ
+        basis, rotation = Basis.RAW, None
+    else:
+        rotation = refine_rotation(align(mine, theirs, Plan(chosen, q, True)), q)
+    pairs, _ = _measure(mine, theirs, Plan(chosen, rotation, True))
     return Lineage(
-        Basis.ROTATED,
+        basis,
         evidence,
         profile,
         full=full,
-        layer_map=layer_map,
+        layer_map=_proven_layers(layer_map, pairs, profile.layer_map),
         pairs=pairs,
+    )
+
+
+def _proven_layers(
+    layer_map: Sequence[tuple[int, int]], pairs: Sequence[PairFacts], kept: Sequence[tuple[int, int]]
+) -> tuple[tuple[int, int], ...]:
+    """Layers that were filled in stay in the map only when one of their pairs is proven (or was not tried)."""
+    tried = {pair.place[1] for pair in pairs}
+    proven = {pair.place[1] for pair in pairs if pair.proven}
+    return tuple(
+        (i, j) for i, j in layer_map if i in proven or i not in tried or (i, j) in kept
     )
 
 

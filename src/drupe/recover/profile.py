@@ -171,7 +171,9 @@ def _profile(parts: Parts, role: str, layer: int, tokens: FloatArray) -> FloatAr
         return np.zeros((0, tokens.shape[0]), np.float32)
     if role == "down":
         matrix = matrix.T
-    else:
+    if matrix.shape[1] != tokens.shape[1]:
+        return np.zeros((0, tokens.shape[0]), np.float32)
+    if role != "down":
         gain = parts.gain(role, layer)
         matrix = matrix if gain is None or gain.size != matrix.shape[1] else matrix * gain
     return respond(matrix, tokens)

@@ -88,7 +88,7 @@ def compare(a: WeightFacts, b: WeightFacts) -> SketchResult:
     tables = {key: _table(a, b, *members, key) for key, members in groups.items()}
     null = _mismatched(tables)
     _, scale = robust_scale(null)
-    matches = [match for key, members in groups.items() for match in _best(tables[key], *members, scale)]
+    matches = [match for key, members in groups.items() for match in _best(tables[key], *members, scale, (a, b))]
     matches.sort(key=lambda match: match.suspect)
     hits = sum(match.significant for match in matches)
     content = log10_at_least(hits, len(matches), LOG10_ALPHA) if hits >= 2 else 0.0
@@ -132,14 +132,28 @@ def _mismatched(tables: Mapping[Key, NDArray[np.float64]]) -> NDArray[np.float64
     return np.concatenate(rest) if rest else np.zeros(0)
 
 
-def _best(table: NDArray[np.float64], left: Sequence[int], right: Sequence[int], scale: float) -> list[Match]:
-    best = np.abs(table).argmax(axis=1)
+def _best(
+    table: NDArray[np.float64],
+    left: Sequence[int],
+    right: Sequence[int],
+    scale: float,
+    sides: tuple[WeightFacts, WeightFacts],
+) -> list[Match]:
+    """The largest |z| of each row; of equal ones (repeated layers) the one of the same role and layer."""
     found = []
-    for row, column in enumerate(best):
+    for row, scores in enumerate(np.abs(table)):
+        equals = np.flatnonzero(scores == scores.max())
+        own = sides[0].matrices[left[row]]
+        column = min(equals, key=lambda c: _distance(own, sides[1].matrices[right[int(c)]]))
         z = float(table[row, column])
         log10_p = log10_bonferroni(log10_normal_sf(abs(z) / scale), 2 * table.shape[1])
         found.append(Match(left[row], right[int(column)], z, log10_p, table.shape[1]))
     return found
+
+
+def _distance(a: Matrix, b: Matrix) -> tuple[bool, int]:
+    """Other role first, then how far apart the layers are."""
+    return a.role != b.role, abs((a.layer or 0) - (b.layer or 0))
 
 
 def _role_test(a: WeightFacts, b: WeightFacts, scale: float) -> tuple[float, float, list[tuple[int, int]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,6 @@ from drupe.uninformative import State, classify, is_fixed_transform
 
 MAX_TRANSFORM = 1 << 20
 """Values of a matrix of unknown role that is read whole to see whether it is a fixed transform."""
-
-SPREAD_LAYERS, SPREAD_MATRICES, SPREAD_OUTSIDE = 8, 48, 48
-"""Of a remote suspect: layers, matrices in layers, and matrices outside of layers but token tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +43,6 @@ def sample_block(matrix: Matrix) -> Block:
     """The first rows of a matrix in the span of its width."""
     start, stop = span(matrix.columns)
     return Block(matrix, 0, min(rows(matrix.columns), matrix.rows), start, stop)
-
-
-def spread_matrices(matrices: Sequence[Matrix]) -> tuple[Matrix, ...]:
-    """The matrices of a few layers, first and last included, and the token tables: what a remote suspect costs.
-
-    Each matrix lies alone and costs one request; more than six per layer are thinned evenly over the layers.
-    """
-    numbers = sorted({matrix.layer for matrix in matrices if matrix.layer is not None})
-    layers = set(_evenly(numbers, SPREAD_LAYERS))
-    inside = [matrix for matrix in matrices if matrix.layer in layers]
-    outside = [matrix for matrix in matrices if matrix.layer is None]
-    tables = [matrix for matrix in outside if matrix.role in ("embed", "head")]
-    rest = _evenly([matrix for matrix in outside if matrix not in tables], SPREAD_OUTSIDE)
-    chosen = {*_evenly(inside, SPREAD_MATRICES), *tables, *rest}
-    return tuple(matrix for matrix in matrices if matrix in chosen)
-
-
-T = TypeVar("T")
-
-
-def _evenly(items: Sequence[T], most: int) -> list[T]:
-    if len(items) <= most:
-        return list(items)
-    return [items[int(place)] for place in np.linspace(0, len(items) - 1, most)]
 
 
 def extract(model: Model, matrices: Sequence[Matrix] | None = None) -> WeightFacts:

