@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drupe.readers.interface import FloatArray
 from drupe.residual import excess_kurtosis
@@ -44,9 +45,8 @@ def find_lattice(b: FloatArray, a: FloatArray | None = None, samples: int = 24) 
         if width > b.shape[1] or b.shape[1] % width:
             continue
         rows = np.linspace(0, b.shape[0] - 1, min(samples, b.shape[0])).astype(int)
-        fits = [
-            _fit_grid(b[row, start : start + width]) for row in rows for start in _starts(b.shape[1], width)
-        ]
+        groups = np.stack([b[rows, start : start + width] for start in _starts(b.shape[1], width)], axis=1)
+        fits = _fit_grids(groups.reshape(-1, width))
         passed = [fit for fit in fits if fit is not None]
         if len(passed) >= PASSES * len(fits) and len(passed) >= 8:
             found = _lattice(passed, width if group else 0, len(passed) / len(fits), a, b)
@@ -67,8 +67,18 @@ class _Grid:
     symmetric: bool
 
 
-def _fit_grid(values: FloatArray) -> _Grid | None:
-    u = np.unique(values.astype(np.float64))
+def _fit_grids(groups: FloatArray) -> list[_Grid | None]:
+    """The grid of each row; rows that cannot lie on one are told by their smallest gap, all at once."""
+    ordered = np.sort(groups.astype(np.float64), axis=1)
+    with np.errstate(invalid="ignore"):
+        gaps = np.diff(ordered, axis=1)
+        smallest = np.where(gaps > 0, gaps, np.inf).min(axis=1)
+        possible = ordered[:, -1] - ordered[:, 0] < 256.5 * smallest
+    return [_fit_grid(row) if fine else None for row, fine in zip(ordered, possible, strict=True)]
+
+
+def _fit_grid(values: NDArray[np.float64]) -> _Grid | None:
+    u = np.unique(values)
     if u.size < 3 or u.size > 257 or u.size > 0.9 * values.size or not np.isfinite(u).all():
         return None
     span, gap = float(u[-1] - u[0]), float(np.diff(u).min())

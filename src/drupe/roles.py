@@ -22,6 +22,8 @@ LAYER_ROLES = frozenset(
 TABLE_ROLES = frozenset({"embed", "head"})
 """One row per token."""
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
+MAX_COMPONENTS = 64
+"""Of a name that a scheme may know; real names have at most about 12."""
 MIN_COVERAGE = 0.5
 """Share of a model's tensors that a scheme must explain before its roles are used."""
 
@@ -133,7 +135,8 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
 def assign_roles(tensors: Iterable[TensorInfo]) -> Roles:
     """The roles of all tensors that a scheme explains, else the inferred ones."""
     infos = list(tensors)
-    matches = [(scheme, _match(scheme, infos)) for scheme in schemes()]
+    forms = {info.name: _forms(info.name) for info in infos}
+    matches = [(scheme, _match(scheme, forms)) for scheme in schemes()]
     scheme, found = max(matches, key=lambda match: (len(match[1]), not match[0].is_variant))
     if not found or len(found) < MIN_COVERAGE * len(infos):
         return _roles(None, _infer(infos))
@@ -146,13 +149,41 @@ def _roles(scheme: Scheme | None, by_tensor: dict[str, Role]) -> Roles:
     return Roles(scheme, by_tensor, len(layers))
 
 
-def _match(scheme: Scheme, infos: Sequence[TensorInfo]) -> dict[str, Role]:
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A name without its first components; ``pattern`` has its first number replaced, which is the layer."""
+
+    prefix: str
+    rest: str
+    pattern: str | None
+    layer: int | None
+
+
+def _forms(name: str) -> list[_Form]:
+    """The name with 0, 1, 2 ... leading components removed. None of a name longer than any real one."""
+    parts = name.split(".")
+    if len(parts) > MAX_COMPONENTS:
+        return []
+    found = []
+    for cut in range(min(len(parts), 6)):
+        rest = parts[cut:]
+        prefix = ".".join(parts[:cut])
+        place = next((k for k, part in enumerate(rest) if part.isdecimal()), None)
+        if place is None or len(rest[place]) > 5:
+            found.append(_Form(prefix, ".".join(rest), None, None))
+            continue
+        pattern = ".".join([*rest[:place], "{}", *rest[place + 1 :]])
+        found.append(_Form(prefix, ".".join(rest), pattern, int(rest[place])))
+    return found
+
+
+def _match(scheme: Scheme, forms: Mapping[str, Sequence[_Form]]) -> dict[str, Role]:
     """Names that the scheme explains, all below one common prefix (or a parent of it)."""
     found: dict[str, tuple[str, Role]] = {}
-    for info in infos:
-        hit = _lookup(scheme, info.name)
+    for name, variants in forms.items():
+        hit = _lookup(scheme, variants)
         if hit is not None:
-            found[info.name] = hit
+            found[name] = hit
     layered = Counter(prefix for prefix, role in found.values() if role.layer is not None)
     if not layered:
         return {}
@@ -160,23 +191,15 @@ def _match(scheme: Scheme, infos: Sequence[TensorInfo]) -> dict[str, Role]:
     return {name: role for name, (prefix, role) in found.items() if main.startswith(prefix)}
 
 
-def _lookup(scheme: Scheme, name: str) -> tuple[str, Role] | None:
-    """The role of a name, trying it with 0, 1, 2 ... leading components removed."""
-    parts = name.split(".")
-    for cut in range(min(len(parts), 6)):
-        rest = ".".join(parts[cut:])
-        if rest in scheme.roles:  # patterns whose numbers are part of the name (layer.0 of T5)
-            role = scheme.roles[rest]
-            return ".".join(parts[:cut]), Role(role, transposed=role in scheme.transposed)
-        place = next((k for k, part in enumerate(parts[cut:]) if part.isdigit()), None)
-        if place is None:
-            continue
-        pattern = parts[cut:]
-        layer = int(pattern[place]) if len(pattern[place]) < 6 else None
-        pattern[place] = "{}"
-        role = scheme.roles.get(".".join(pattern), "")
-        if role and layer is not None:
-            return ".".join(parts[:cut]), Role(role, layer, transposed=role in scheme.transposed)
+def _lookup(scheme: Scheme, forms: Sequence[_Form]) -> tuple[str, Role] | None:
+    """Prefix and role by the first form that the scheme knows."""
+    for form in forms:
+        role = scheme.roles.get(form.rest)  # patterns whose numbers are part of the name (layer.0 of T5)
+        if role is not None:
+            return form.prefix, Role(role, transposed=role in scheme.transposed)
+        role = None if form.pattern is None else scheme.roles.get(form.pattern)
+        if role:
+            return form.prefix, Role(role, form.layer, transposed=role in scheme.transposed)
     return None
 
 

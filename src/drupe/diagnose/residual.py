@@ -12,6 +12,7 @@ import numpy as np
 from drupe.compare import Comparison
 from drupe.diagnose.kinds import Kind, Transformation
 from drupe.messages import Message, msg
+from drupe.recover.align import SAMPLE_ROWS
 from drupe.recover.lineage import Lineage, PairFacts
 
 TRAINED_EDGE = 1.15
@@ -226,9 +227,8 @@ def _few_rows(lineage: Lineage) -> bool:
 def _low_rank(lineage: Lineage) -> int | None:
     """The rank when every changed matrix moved in few directions only: at most a quarter of its side."""
     known = [pair for pair in _pairs(lineage) if pair.residual.rank is not None and pair.residual.equal < 1.0]
-    if not known or not all(
-        1 <= (p.residual.rank or 0) <= min(p.suspect.rows, p.suspect.columns) / 4 for p in known
-    ):
+    limits = [min(p.suspect.rows, p.suspect.columns, 1 << 30 if lineage.full else SAMPLE_ROWS) / 4 for p in known]
+    if not known or not all(1 <= (p.residual.rank or 0) <= top for p, top in zip(known, limits, strict=True)):
         return None
     return int(np.median([pair.residual.rank or 0 for pair in known]))
 

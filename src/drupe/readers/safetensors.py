@@ -24,6 +24,9 @@ from drupe.sources.interface import Blob, Span, Tree
 
 MAX_HEADER = 100 << 20
 """The limit of the reference implementation, in bytes."""
+_BYTES_PER_TENSOR = 2500
+_MEMORY_FLOOR = 80 << 20
+"""A tensor costs about 1.5 KB on its way to a verdict: a model may use 4 x its size and this."""
 _BITS: Mapping[str, int] = {
     "F64": 64, "I64": 64, "U64": 64,
     "F32": 32, "I32": 32, "U32": 32,
@@ -103,9 +106,18 @@ def open_safetensors(blobs: Sequence[Blob], index: Mapping[str, str] | None = No
         headers[blob.name] = header = _read_header(blob)
         metadata.update(_add_tensors(blob, header, tensors, places))
         check_tensor_count(len(tensors), blob.name)
+    _check_density(len(tensors), blobs)
     if index is not None:
         _check_index(index, tensors)
     return SafetensorsFile(tensors, metadata, places, headers)
+
+
+def _check_density(count: int, blobs: Sequence[Blob]) -> None:
+    """Tensors without values cost memory and time that their file does not pay for."""
+    size = sum(blob.size for blob in blobs)
+    limit = (4 * size + _MEMORY_FLOOR) // _BYTES_PER_TENSOR
+    if count > limit:
+        raise LimitError("tensors in a file of this size", limit=limit, actual=count, where=blobs[0].name)
 
 
 def open_index(tree: Tree, name: str) -> SafetensorsFile:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from drupe.messages import msg
 from drupe.model import Model
 from drupe.readers.interface import FloatArray
@@ -18,7 +20,7 @@ from drupe.recover.units import held_out_z
 from drupe.signals.interface import Baseline, Component, Evidence, Finding, Measured, Skipped
 from drupe.signals.sketch.compare import LOG10_ALPHA
 from drupe.signals.sketch.facts import WeightFacts
-from drupe.stats import log10_bonferroni, log10_normal_sf
+from drupe.stats import log10_bonferroni, log10_normal_sf, robust_scale
 
 SIGNAL = "weights.rows"
 MAX_PAIRS = 1024
@@ -61,6 +63,10 @@ def _skipped(key: str) -> RowsResult:
 
 def _result(scores: list[tuple[float, int, int]], facts: tuple[WeightFacts, WeightFacts]) -> RowsResult:
     tries = len(scores)
+    values = np.array([z for z, *_ in scores])
+    centre, scale = robust_scale(values)
+    centre = max(centre, 0.0)  # smooth filters give every pair a z: judge against the other tries
+    scores = [((z - centre) / scale, i, j) for z, i, j in scores]
     corrected = [log10_bonferroni(log10_normal_sf(z), tries) for z, *_ in scores]
     hits = len({i for (_, i, _), p in zip(scores, corrected, strict=True) if p <= LOG10_ALPHA})
     z, i, j = max(scores)

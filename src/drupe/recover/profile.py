@@ -33,6 +33,8 @@ TOKENS = 600
 MIN_TOKENS = 200
 MAX_UNITS = 1536
 SIGNIFICANT = -6.0
+PAIRED_Z = 6.0
+"""Mantel z of the token tables from which a null profile means something."""
 MAX_DEPENDENCE = 0.7
 """Own agreement of the votes; trained models reach 0.66 and stay at null, tied gate and up do not."""
 CONTROL = 1.5
@@ -111,6 +113,8 @@ def compare(a: Parts, b: Parts, layer_pairs: Sequence[tuple[int, int]] | None) -
     if not pairs:
         return skipped("profile.no_layers")
     embeds = (_token_table(a, tokens.suspect), _token_table(b, tokens.source))
+    if layer_pairs is None and pairing_z(*embeds) < PAIRED_Z:
+        return skipped("profile.tokens_unpaired")
     cache: dict[tuple[int, int], list[FloatArray]] = {}
     dependence = 0.0
     table: dict[int, list[tuple[int, int, int]]] = {}
@@ -124,6 +128,24 @@ def compare(a: Parts, b: Parts, layer_pairs: Sequence[tuple[int, int]] | None) -
     if dependence > MAX_DEPENDENCE:
         return skipped("profile.dependent_votes")
     return _result(table, tokens, searched=layer_pairs is None)
+
+
+def pairing_z(a: FloatArray, b: FloatArray, permutations: int = 30) -> float:
+    """Whether the rows of two token tables belong to the same tokens (Mantel, Cancer Research 1967).
+
+    A, B = cosines between the tokens inside each table, off the diagonal; z of sum(A B) against permuted tokens.
+    No rotation changes it, and all models of one language agree: independent models 36 to 206, wrongly paired
+    tokens below 1.2. Without it a null profile has no power.
+    """
+    left, right = (respond(table, np.eye(table.shape[1], dtype=np.float32)) for table in (a, b))
+    first, second = left @ left.T, right @ right.T
+    np.fill_diagonal(first, 0.0)
+    np.fill_diagonal(second, 0.0)
+    random = np.random.default_rng(0)
+    orders = [random.permutation(len(second)) for _ in range(permutations)]
+    null = np.array([float((first * second[np.ix_(order, order)]).sum()) for order in orders])
+    spread = float(null.std())
+    return (float((first * second).sum()) - float(null.mean())) / spread if spread > 0 else 0.0
 
 
 def vote_dependence(votes: Sequence[FloatArray]) -> float:

@@ -18,8 +18,10 @@ from drupe.recover.parts import Parts, Place
 from drupe.recover.profile import (
     MAX_DEPENDENCE,
     NULL_HITS,
+    PAIRED_Z,
     SIGNAL,
     ProfileResult,
+    pairing_z,
     respond,
     shared_tokens,
     skipped,
@@ -93,6 +95,8 @@ def _counts(
         return None, 0
     mine = opaque.model.load(embed)[tokens.suspect]
     theirs = known.model.load(known.places["embed", None])[tokens.source]
+    if pairing_z(mine, theirs) < PAIRED_Z:
+        return None, 0
     right = [[_thin(_known(known, role, layer, theirs)) for layer in layers] for role in votes]
     left = [
         [_thin(respond(_unit_rows(opaque, matrix, role), mine)) for matrix in group]

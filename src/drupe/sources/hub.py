@@ -262,6 +262,7 @@ def _model_info(place: Place, locator: str, meter: Meter, attempts: int = 3) -> 
 
 
 def _ask_hub(place: Place) -> ModelInfo:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no request that nobody asked for
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=endpoint(), token=_token() or False)

@@ -167,9 +167,9 @@ def _role_test(a: WeightFacts, b: WeightFacts, scale: float) -> tuple[float, flo
         pairs = list(_shifted(a, b, places, shift, depth))
         if len(pairs) < 2:
             continue
-        z = sum(_pair_z(a, b, pair) for pair in pairs) / (scale * np.sqrt(len(pairs)))
+        z = float(_pair_z(a, b, pairs).sum()) / (scale * np.sqrt(len(pairs)))
         if not best[1] or abs(z) > abs(best[0]):
-            best = (float(z), pairs)
+            best = (z, pairs)
     log10_p = log10_bonferroni(log10_normal_sf(abs(best[0])), 2 * depth) if best[1] else 0.0
     return best[0], log10_p, best[1]
 
@@ -192,9 +192,13 @@ def _shifted(
     return pairs
 
 
-def _pair_z(a: WeightFacts, b: WeightFacts, pair: tuple[int, int]) -> float:
-    left, right = pair
-    return float(agreement_z(a.words[left : left + 1], b.words[right : right + 1], int(a.counts[left]))[0, 0])
+def _pair_z(a: WeightFacts, b: WeightFacts, pairs: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+    """z of each pair: (bits - 2 unequal) / sqrt bits."""
+    left, right = np.array(pairs, np.intp).T
+    bits = a.counts[left].astype(np.float64)
+    unequal = np.bitwise_count(a.words[left] ^ b.words[right]).sum(axis=1, dtype=np.int64)
+    result: NDArray[np.float64] = (bits - 2.0 * unequal) / np.sqrt(bits)
+    return result
 
 
 def _agreement(
