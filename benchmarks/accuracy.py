@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py                       Drupe alone, every pair of tests/cases
     DRUPE_PEER_PYTHON=... python benchmarks/accuracy.py --peer 2    the peer on two pairs of each row, too
-    python benchmarks/accuracy.py --zoo FOLDER          all ordered pairs of the larger models (train_pico.py --scale zoo)
+    python benchmarks/accuracy.py --zoo FOLDER          all ordered pairs of the models of train_pico.py --scale zoo
 
 Prints Markdown. Intervals are Wilson's, 95 %, over pairs; pairs share models, so read them as a guide.
 """
@@ -23,8 +23,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import peer
-from cases_loader import Case, load_cases, materialise
 
+from cases_loader import Case, load_cases, materialise
 from drupe import workflows
 from drupe.stats import wilson
 
@@ -111,7 +111,7 @@ def ask(suspect: Path, source: Path) -> str:
 
 def table(rows: dict[str, Row]) -> Iterable[str]:
     """The Markdown table."""
-    yield "| pairs | right label and relation (95 %) | of these held out | set of changes right | accused | the peer: decision (weight score) |"
+    yield "| pairs | right label and relation (95 %) | held out | set of changes | accused | the peer (weight score) |"
     yield "|---|---|---|---|---|---|"
     for name, row in rows.items():
         low, high = wilson(row.right, row.total)
@@ -150,8 +150,12 @@ def zoo_table(folder: Path) -> Iterable[str]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", type=int, default=0, metavar="N", help="ask the peer on N pairs of each row")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer", type=int, default=0, metavar="N", help="ask the peer on N pairs of each row"
+    )
     parser.add_argument("--zoo", type=Path, help="folder of the larger models")
     arguments = parser.parse_args()
     if arguments.zoo:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
 DRUPE = PYTHON.with_name("drupe")
 
+
 def files_of(folder: Path) -> list[Path]:
     """Every file below a folder."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
@@ -50,7 +51,10 @@ def _resident(path: Path) -> int:
         return 0
     pages = -(-size // PAGE)
     found = (ctypes.c_ubyte * pages)()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE) as view:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE) as view,
+    ):
         address = ctypes.addressof(ctypes.c_char.from_buffer(view))
         if _LIBC.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), found):
             raise OSError(ctypes.get_errno(), "mincore")

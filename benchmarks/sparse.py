@@ -61,7 +61,7 @@ class Shape:
 
 
 LLAMA_7B = Shape(4096, 11008, 32, 4096, 32, 32000)
-LLAMA_8B = Shape(4096, 14336, 32, 1024, 32, 128256)
+LLAMA_7B_128K = Shape(4096, 14336, 32, 1024, 32, 128256)
 LLAMA_70B = Shape(8192, 28672, 80, 1024, 64, 32000)
 LLAMA_70B_128K = Shape(8192, 28672, 80, 1024, 64, 128256)
 TINY = Shape(128, 352, 6, 128, 4, 2048)
@@ -89,8 +89,8 @@ def trained_rows(base: Rows, seed: int, change: float = 0.1, noise: float = 0.01
         values = base(name, rows, columns)
         generator = np.random.default_rng([seed, *name.encode()])
         low = generator.standard_normal((rows, 4)) @ generator.standard_normal((4, columns)) / 2.0
-        rest = generator.standard_normal((rows, columns))
-        return np.asarray(values + 0.02 * (change * low + noise * rest), np.float32)
+        rest = generator.standard_normal((rows, columns), np.float32)
+        return np.asarray(values + 0.02 * (change * low.astype(np.float32) + noise * rest), np.float32)
 
     return make
 
@@ -103,9 +103,19 @@ def to_bf16(values: NDArray[np.float32]) -> bytes:
 
 
 def write_model(
-    folder: Path, shape: Shape, rows: Rows, *, filled: int, shards: int = 1, tokenizer: Path | None = None
+    folder: Path,
+    shape: Shape,
+    rows: Rows,
+    *,
+    filled: int,
+    shards: int = 1,
+    tokenizer: Path | None = None,
+    padding: int = 0,
 ) -> Path:
-    """A bf16 checkpoint whose tensors hold ``filled`` rows of values each, the rest being holes."""
+    """A bf16 checkpoint whose tensors hold ``filled`` rows of values each, the rest being holes.
+
+    ``padding``: spaces at the end of each header, which move the tensors against the pages.
+    """
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(shape.config, indent=2))
     if tokenizer is not None:
@@ -115,7 +125,7 @@ def write_model(
     groups = _split(tensors, total / shards)
     names = [_shard_name(place, len(groups)) for place in range(len(groups))]
     for name, group in zip(names, groups, strict=True):
-        _write_shard(folder / name, group, rows, filled)
+        _write_shard(folder / name, group, rows, filled, padding)
     if len(groups) > 1:
         places = {tensor: name for name, group in zip(names, groups, strict=True) for tensor, _ in group}
         index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -143,7 +153,7 @@ def _shard_name(place: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{place + 1:05d}-of-{count:05d}.safetensors"
 
 
-def _write_shard(path: Path, group: Tensors, rows: Rows, filled: int) -> None:
+def _write_shard(path: Path, group: Tensors, rows: Rows, filled: int, padding: int) -> None:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     starts = {}
@@ -153,14 +163,20 @@ def _write_shard(path: Path, group: Tensors, rows: Rows, filled: int) -> None:
         starts[name] = offset
         offset += size
     header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
+    header += b" " * (-len(header) % 8 + padding)
     base = 8 + len(header)
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name, extents in group:
             height, width = (1, extents[0]) if len(extents) == 1 else extents
             file.seek(base + starts[name])
-            file.write(to_bf16(1.0 + rows(name, 1, width) if len(extents) == 1 else rows(name, min(filled, height), width)))
+            file.write(
+                to_bf16(
+                    1.0 + rows(name, 1, width)
+                    if len(extents) == 1
+                    else rows(name, min(filled, height), width)
+                )
+            )
         file.truncate(base + offset)
         file.flush()
         os.fsync(file.fileno())

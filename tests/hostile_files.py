@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,11 @@ def files_of(content: Mapping[str, Content]) -> Make:
 # safetensors
 def safetensors(header: object, data: int = 0, length: int | None = None) -> bytes:
     """A file with that header (bytes, text or an object) and so many zero bytes of data."""
-    raw = header if isinstance(header, bytes) else str(header if isinstance(header, str) else json.dumps(header))
+    raw = (
+        header
+        if isinstance(header, bytes)
+        else str(header if isinstance(header, str) else json.dumps(header))
+    )
     text = raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogatepass")
     return (len(text) if length is None else length).to_bytes(8, "little") + text + bytes(data)
 
@@ -142,6 +145,8 @@ def _tensors(number: int) -> bytes:
 
 # folders
 CONFIG = '{"model_type": "llama", "hidden_size": 64}'
+
+
 def weight_map(**places: str) -> str:
     """An index: tensor -> file."""
     return json.dumps({"weight_map": places})
@@ -244,9 +249,13 @@ def _registry() -> dict[str, Hostile]:
     for name, (file, text, says) in DOCUMENTS.items():
         found[name] = Hostile(files_of({file: text}), file, says, costly=len(text) > 1 << 20)
     for name, data in (LIES | DAMAGE).items():
-        found[f"gguf: {name}"] = Hostile(files_of({"model.gguf": data}), "model.gguf", ".", costly=len(data) > 1 << 20)
+        found[f"gguf: {name}"] = Hostile(
+            files_of({"model.gguf": data}), "model.gguf", ".", costly=len(data) > 1 << 20
+        )
     for name, (data, says) in ONNX.items():
-        found[f"onnx: {name}"] = Hostile(files_of({"model.onnx": data}), "model.onnx", says, costly=len(data) > 1 << 20)
+        found[f"onnx: {name}"] = Hostile(
+            files_of({"model.onnx": data}), "model.onnx", says, costly=len(data) > 1 << 20
+        )
     return found | {f"folder: {name}": case for name, case in _folder_tricks().items()}
 
 

@@ -20,7 +20,15 @@ from drupe.subject import Subject
 from drupe.verdict import Verdict, judge
 from zoo_files import Checkpoint, Tensor, read_model, save
 
-KINDS = ("gaussian", "layer_scales", "heavy_tails", "outlier_columns", "column_means", "one_direction", "sparse")
+KINDS = (
+    "gaussian",
+    "layer_scales",
+    "heavy_tails",
+    "outlier_columns",
+    "column_means",
+    "one_direction",
+    "sparse",
+)
 _NUMBERS = count()
 
 
@@ -94,7 +102,9 @@ def _matrix(kind: str, shape: tuple[int, ...], dice: np.random.Generator, shared
         white[:, dice.choice(shape[1], 3, replace=False)] *= 20
     elif kind == "column_means":
         white = white + 3 * dice.standard_normal(shape[1])
-    elif kind == "one_direction":  # massive activations: every row leans on one direction of the residual stream
+    elif (
+        kind == "one_direction"
+    ):  # massive activations: every row leans on one direction of the residual stream
         white = white + dice.standard_normal((shape[0], 1)) * shared
     elif kind == "sparse":
         white = white * (dice.random(shape) < 0.05)

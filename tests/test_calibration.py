@@ -51,7 +51,8 @@ def random_facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Wei
     """Sketches of ten untrained models of each kind."""
     folder = tmp_path_factory.mktemp("untrained")
     return {
-        kind: [subject(untrained(kind, seed), folder).fingerprint.weights for seed in range(10)] for kind in KINDS
+        kind: [subject(untrained(kind, seed), folder).fingerprint.weights for seed in range(10)]
+        for kind in KINDS
     }
 
 
@@ -101,9 +102,7 @@ def test_sketch_z_of_trained_models_is_standard_normal(opened: Callable[[str], S
 
 
 def test_sketch_tests_are_conservative(random_facts: dict[str, list[WeightFacts]]) -> None:
-    results = [
-        sketch.compare(a, b) for models in random_facts.values() for a, b in combinations(models, 2)
-    ]
+    results = [sketch.compare(a, b) for models in random_facts.values() for a, b in combinations(models, 2)]
     assert len(results) >= 300
     assert_conservative([result.role_log10_p for result in results])
     assert_conservative([result.log10_p for result in results])
@@ -293,7 +292,9 @@ def test_a_start_with_structure_is_no_evidence(tmp_path: Path) -> None:
     def identity(seed: int) -> Checkpoint:
         model = untrained("gaussian", seed)
         tensors = {
-            name: (0.1 * values + 0.05 * np.eye(*values.shape)).astype(np.float32) if values.ndim == 2 else values
+            name: (0.1 * values + 0.05 * np.eye(*values.shape)).astype(np.float32)
+            if values.ndim == 2
+            else values
             for name, values in model.tensors.items()
         }
         return model.with_tensors(tensors)

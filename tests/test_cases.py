@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases_loader import Case, load_cases, materialise
 
+from cases_loader import Case, load_cases, materialise
 from drupe import cli, document, workflows
 
 CASES = load_cases()

@@ -36,11 +36,17 @@ NULLS: dict[str, Callable[[np.random.Generator, tuple[int, int]], NDArray[np.flo
     "uniform": lambda dice, shape: dice.uniform(-1, 1, shape),
     "laplace": lambda dice, shape: dice.laplace(size=shape),
     "heavy tails": lambda dice, shape: dice.standard_t(3, shape),
-    "a size per row": lambda dice, shape: dice.standard_normal(shape) * np.exp(dice.standard_normal((shape[0], 1))),
+    "a size per row": lambda dice, shape: (
+        dice.standard_normal(shape) * np.exp(dice.standard_normal((shape[0], 1)))
+    ),
     "multiplicative": lambda dice, shape: dice.standard_normal(shape) * dice.standard_normal(shape),
     "one in a hundred": lambda dice, shape: dice.standard_normal(shape) * (dice.random(shape) < 0.01),
-    "int8 rows": lambda dice, shape: _rounding(dice.standard_normal(shape).astype(np.float32), bits=8, group=0),
-    "int4 groups": lambda dice, shape: _rounding(dice.standard_normal(shape).astype(np.float32), bits=4, group=32),
+    "int8 rows": lambda dice, shape: _rounding(
+        dice.standard_normal(shape).astype(np.float32), bits=8, group=0
+    ),
+    "int4 groups": lambda dice, shape: _rounding(
+        dice.standard_normal(shape).astype(np.float32), bits=4, group=32
+    ),
     "stored as bf16": lambda dice, shape: _stored(dice.standard_normal((2, *shape)).astype(np.float32)),
 }
 

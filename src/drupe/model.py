@@ -243,6 +243,7 @@ _UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".tflite")
 
 def list_matrices(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[Matrix]:
     """Every tensor that is large enough, fused ones split, in the order given."""
+    turned = _turned(tensors, roles)
     for info in tensors:
         if info.dtype in _INTEGERS and not info.is_quantised:
             continue
@@ -250,6 +251,8 @@ def list_matrices(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[Matri
         transposed = role.transposed if role else False
         if info.layout is not Layout.UNKNOWN:
             transposed = info.layout is Layout.IN_OUT
+        elif role and (role.layer is not None) in turned:
+            transposed = not transposed
         rows, columns = info.matrix_shape
         if transposed:
             rows, columns = columns, rows
@@ -257,6 +260,29 @@ def list_matrices(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[Matri
             if height >= MIN_ROWS and columns >= MIN_COLUMNS:
                 layer = role.layer if role else None
                 yield Matrix(info.name, height, columns, start, transposed, name, layer)
+
+
+def _turned(tensors: Sequence[TensorInfo], roles: Roles) -> frozenset[bool]:
+    """Which matrices stand the other way round than their names say: True = in layers, False = outside.
+
+    The norm gains tell the hidden width; rows of an FFN input matrix and of a token table must have it.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    widths: set[int] = set()
+    for info in tensors:
+        role = roles.by_tensor.get(info.name)
+        if role and len(info.shape) == 2:
+            rows, columns = info.shape[::-1] if role.transposed else info.shape
+            shapes.setdefault(role.name.rpartition(".")[2], (rows, columns))
+        elif role and role.name.rpartition(".")[2] in ("norm1", "norm2", "final_norm"):
+            widths.add(info.size)
+    if len(widths) != 1:
+        return frozenset()
+    hidden = widths.pop()
+    pairs = ((True, shapes.get("up")), (False, shapes.get("embed")))
+    return frozenset(
+        inside for inside, shape in pairs if shape and shape[1] != hidden and shape[0] == hidden
+    )
 
 
 _INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"})

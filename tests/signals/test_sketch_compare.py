@@ -75,7 +75,9 @@ def test_renumbered_layers_are_found_by_the_shift(facts: Facts) -> None:
 def test_one_shared_matrix_proves_nothing(facts: Facts) -> None:
     mine, theirs = untrained("gaussian", 70), untrained("gaussian", 71)
     name = "model.layers.2.mlp.up_proj.weight"
-    result = sketch.compare(facts(mine.with_tensors({**mine.tensors, name: theirs.tensors[name]})), facts(theirs))
+    result = sketch.compare(
+        facts(mine.with_tensors({**mine.tensors, name: theirs.tensors[name]})), facts(theirs)
+    )
     assert len(result.matched) == 1
     assert result.content_log10_p == 0.0
     assert not result.significant

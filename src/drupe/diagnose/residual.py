@@ -191,7 +191,9 @@ def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome
     largest = max(2.0 if pair.negated else pair.residual.rho for pair in pairs)
     if rest > SCALE_TOLERANCE or largest < 2 * SCALE_TOLERANCE:
         return None
-    factors = {p.suspect.label: round(-p.residual.scale if p.negated else p.residual.scale, 5) for p in pairs[:64]}
+    factors = {
+        p.suspect.label: round(-p.residual.scale if p.negated else p.residual.scale, 5) for p in pairs[:64]
+    }
     return Outcome(
         (Transformation(Kind.RESCALED, {"factors": factors}),), False, (msg("diagnosis.rescaled"),)
     )
@@ -227,7 +229,9 @@ def _few_rows(lineage: Lineage) -> bool:
 def _low_rank(lineage: Lineage) -> int | None:
     """The rank when every changed matrix moved in few directions only: at most a quarter of its side."""
     known = [pair for pair in _pairs(lineage) if pair.residual.rank is not None and pair.residual.equal < 1.0]
-    limits = [min(p.suspect.rows, p.suspect.columns, 1 << 30 if lineage.full else SAMPLE_ROWS) / 4 for p in known]
+    limits = [
+        min(p.suspect.rows, p.suspect.columns, 1 << 30 if lineage.full else SAMPLE_ROWS) / 4 for p in known
+    ]
     if not known or not all(1 <= (p.residual.rank or 0) <= top for p, top in zip(known, limits, strict=True)):
         return None
     return int(np.median([pair.residual.rank or 0 for pair in known]))

@@ -1,0 +1,1 @@
+"""What bytes mean: one file (or unit) per format. Never executes anything."""

@@ -163,7 +163,9 @@ def _layer(a: Parts, b: Parts, i: int, j: int, plan: Plan) -> Iterator[AlignedPa
     roles = sorted({role for role, layer in a.places if layer == i})
     pairs = {role: _plain(a, b, (role, i), (role, j), plan) for role in roles}
     found = {
-        role: replace(pair, control=_control(b, pair, j, plan)) for role, pair in pairs.items() if pair is not None
+        role: replace(pair, control=_control(b, pair, j, plan))
+        for role, pair in pairs.items()
+        if pair is not None
     }
     if plan.full:
         found = _undo_units(found)

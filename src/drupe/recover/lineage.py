@@ -263,9 +263,7 @@ def _proven_layers(
     """Layers that were filled in stay in the map only when one of their pairs is proven (or was not tried)."""
     tried = {pair.place[1] for pair in pairs}
     proven = {pair.place[1] for pair in pairs if pair.proven}
-    return tuple(
-        (i, j) for i, j in layer_map if i in proven or i not in tried or (i, j) in kept
-    )
+    return tuple((i, j) for i, j in layer_map if i in proven or i not in tried or (i, j) in kept)
 
 
 def _complete(mine: Parts, theirs: Parts, found: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -14,7 +14,6 @@ import numpy as np
 
 from drupe.messages import msg
 from drupe.model import Model
-from drupe.readers.interface import FloatArray
 from drupe.recover.contents import equal_shapes
 from drupe.recover.units import held_out_z
 from drupe.signals.interface import Baseline, Component, Evidence, Finding, Measured, Skipped

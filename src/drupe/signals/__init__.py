@@ -1,0 +1,1 @@
+"""One unit per signal: extract, compare, explain, from fingerprints alone."""

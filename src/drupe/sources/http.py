@@ -130,10 +130,8 @@ class HttpBlob:
             return self._version
 
     def _identify(self, reply: Reply) -> _Version:
-        if reply.status == 200:
-            size = len(reply.body)
-        else:
-            size = int(reply.headers["content-range"].rpartition("/")[2])
+        whole = reply.status == 200
+        size = len(reply.body) if whole else int(reply.headers["content-range"].rpartition("/")[2])
         self._check_size(size)
         etag, modified, media_type = (
             reply.headers.get(key, "") for key in ("etag", "last-modified", "content-type")

@@ -88,7 +88,9 @@ def compare(a: WeightFacts, b: WeightFacts) -> SketchResult:
     tables = {key: _table(a, b, *members, key) for key, members in groups.items()}
     null = _mismatched(tables)
     _, scale = robust_scale(null)
-    matches = [match for key, members in groups.items() for match in _best(tables[key], *members, scale, (a, b))]
+    matches = [
+        match for key, members in groups.items() for match in _best(tables[key], *members, scale, (a, b))
+    ]
     matches.sort(key=lambda match: match.suspect)
     hits = sum(match.significant for match in matches)
     content = log10_at_least(hits, len(matches), LOG10_ALPHA) if hits >= 2 else 0.0
