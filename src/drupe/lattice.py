@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drupe.readers.interface import FloatArray
-from drupe.residual import excess_kurtosis
+from drupe.stats import excess_kurtosis
 
 LATTICE_GROUPS = (0, 256, 128, 64, 32)
 """Group sizes along a row that are tried, largest first; 0 = the whole row."""

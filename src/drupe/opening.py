@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from drupe import fingerprint as fingerprints
 from drupe.errors import LocatorError, SourceError, UnsafePathError
 from drupe.facts import to_json
@@ -30,6 +32,7 @@ EVIDENCE_FILES = "files"
 Document = tuple[str, bytes]
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # damage is a state of a matrix, not a warning
 def open_subject(
     locator: str, *, offline: bool, documents: Sequence[Document] = (), spread_above: int | None = None
 ) -> Subject:

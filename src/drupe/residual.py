@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drupe.readers.interface import FloatArray
+from drupe.stats import excess_kurtosis
 
 MAX_RANK_SIDE = 1024
 EXACT_SIDE = 512
@@ -158,13 +159,6 @@ def rounding_floor(b: FloatArray, dtype: str) -> float:
         return 0.0
     ulp = np.ldexp(1.0, exponents - 1 - mantissa)
     return float(np.sqrt(np.square(ulp).sum() / (12.0 * b.size)))
-
-
-def excess_kurtosis(d: NDArray[np.float64]) -> float:
-    """Fourth standardised moment less 3: 0 Gaussian, -1.2 uniform, 3 Laplace."""
-    squares = np.square(d - d.mean())
-    variance = float(squares.mean())
-    return float(np.square(squares).mean()) / variance**2 - 3.0 if variance > 0 else 0.0
 
 
 def spectral_edge(d: NDArray[np.float64], spectrum: NDArray[np.float64] | None = None) -> float:

@@ -105,3 +105,10 @@ def wilson(successes: float, trials: int, z: float = 1.96) -> tuple[float, float
     centre = (share + square / 2) / (1 + square)
     half = z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def excess_kurtosis(d: NDArray[np.float64]) -> float:
+    """Fourth standardised moment less 3: 0 Gaussian, -1.2 uniform, 3 Laplace."""
+    squares = np.square(d - d.mean())
+    variance = float(squares.mean())
+    return float(np.square(squares).mean()) / variance**2 - 3.0 if variance > 0 else 0.0

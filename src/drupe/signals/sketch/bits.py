@@ -6,9 +6,9 @@ sign of W[r, c] - W[r', c] for pairs of neighbouring rows, 128 (170) columns eac
 which unrelated models share.
 
 What costs is pages, not bytes: a span of 512 bytes (bf16) that starts anywhere crosses a page in one case of
-eight, one of 2 KiB in every second. The null does not change with it: over 165,450 pairs of matrices of different
-layers of SmolLM2-135M, z has standard deviation 1.012 for 8 rows of 1,024 columns, 1.006 for 8 of 256 and 1.008
-for 6 of 256; |z| > 4.42 in 7e-5, 11e-5 and 14e-5 of them (benchmarks/sketch_null.py).
+eight, one of 2 KiB in every second. The null does not change with it: between
+matrices of different layers of SmolLM2-135M, z has standard deviation 1.007 for 8 rows of 1,024 columns, 1.006 for
+8 of 256 and 1.010 for 6 of 256 (165,450 pairs); |z| > 4.42 in 7, 9 and 11 of 100,000 (benchmarks/sketch_null.py).
 
 Agreement rate a over n bits: z = (2a - 1) sqrt(n); under independence z ~ N(0, 1). For Gaussian entries of
 correlation rho, a = 1/2 + asin(rho) / pi. Ties (quantised, pruned) are decided by a coin that the sampled
