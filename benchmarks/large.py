@@ -15,8 +15,9 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from common import DRUPE, MIB, Row, Run, cached_bytes, drop_cache, machine, median_run, run, table
@@ -26,6 +27,7 @@ from sparse import (
     LLAMA_7B_128K,
     LLAMA_70B,
     LLAMA_70B_128K,
+    Rows,
     Shape,
     random_rows,
     trained_rows,
@@ -55,7 +57,7 @@ class Cold:
 
 def cold(command: list[str | Path], folders: list[Path], runs: int, environment: Mapping[str, str]) -> Cold:
     """Run a command with none of its input in the page cache."""
-    run(["timeout", TIMEOUT, *command], environment)  # compiles modules
+    run([DRUPE, "--version"])
     done, pages = [], 0
     for _ in range(runs):
         for folder in folders:
@@ -72,9 +74,10 @@ class Models:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tokenizers = {
-            size: write_tokenizer(folder / f"tokenizer-{size}.json", size) for size in (32000, 128256)
-        }
+        self.tokenizers = {size: folder / f"tokenizer-{size}.json" for size in (32000, 128256)}
+        for size, path in self.tokenizers.items():
+            if not path.exists():
+                _apart(write_tokenizer, path, size)
 
     def sketched(self, shape: Shape, shards: int, padding: int) -> Path:
         """Values in the rows of a sketch; ``padding`` moves all tensors against the pages."""
@@ -93,13 +96,23 @@ class Models:
     def stranger(self) -> Path:
         return self._write("stranger", LLAMA_7B, 3, SAMPLED, random_rows(4), 0)
 
-    def _write(self, name: str, shape: Shape, shards: int, filled: int, rows: object, padding: int) -> Path:
+    def _write(self, name: str, shape: Shape, shards: int, filled: int, rows: Rows, padding: int) -> Path:
         path = self.folder / name
         if not path.exists():
             print(f"writing {name}", file=sys.stderr)
             tokenizer = self.tokenizers[shape.vocabulary]
-            write_model(path, shape, rows, filled=filled, shards=shards, tokenizer=tokenizer, padding=padding)  # type: ignore[arg-type]
+            options = {"filled": filled, "shards": shards, "tokenizer": tokenizer, "padding": padding}
+            _apart(write_model, path, shape, rows, **options)
         return path
+
+
+def _apart(function: Callable[..., object], *arguments: object, **options: object) -> None:
+    """Call in a process of its own: the peak memory of a child begins with that of the process that starts it."""
+    process = get_context("fork").Process(target=function, args=arguments, kwargs=options)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{arguments[0]} could not be written")
 
 
 def sketches(models: Models, runs: int) -> Iterator[Row]:

@@ -21,6 +21,7 @@ from drupe.model import Model
 from drupe.recover import profile
 from drupe.recover.parts import parts_of
 from drupe.recover.units import held_out_z, recover_rows, row_permutation_z
+from drupe.signals.interface import Measured
 from drupe.signals.sketch import compare as sketch
 from drupe.signals.sketch.bits import agreement_z
 from drupe.signals.sketch.facts import WeightFacts
@@ -163,7 +164,9 @@ def test_profile_hits_of_trained_models_stay_below_the_stated_mean(opened: Calla
         result = profile.compare(parts_of(model_of(opened(a))), parts_of(model_of(opened(b))), None)
         if result.tested:
             assert result.log10_p > -2.0, (a, b)
-            per_layer.append(result.hits / len(result.layer_map))
+            (finding,) = result.findings
+            assert isinstance(finding, Measured)
+            per_layer.append(result.hits / len(finding.evidence))
     assert len(per_layer) >= 12
     assert np.mean(per_layer) <= profile.NULL_HITS
 

@@ -14,7 +14,7 @@ import pytest
 import zoo
 from drupe import workflows
 from real_models import decoded, fetch_models, fetch_vocabularies
-from zoo_exact import permute_heads, permute_units
+from zoo_exact import permute_units
 from zoo_files import Checkpoint
 from zoo_structure import map_layers
 
@@ -112,13 +112,6 @@ KEPT = [layer for layer in range(30) if layer not in (5, 11, 12, 20, 27)]
 # edit, label, relation of the weights, kinds that must be named, kinds that must not
 EDITS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], str, str, set[str], set[str]]] = {
     "dequantised to bf16": (lambda m: m, "copy", "equivalent", {"cast"}, {"fine_tuned"}),
-    "dequantised to fp16": (
-        lambda m: zoo.cast(m, to="fp16"),
-        "copy",
-        "equivalent",
-        {"cast"},
-        {"fine_tuned"},
-    ),
     "all names gone": (zoo.rename_all, "copy", "equivalent", {"renamed"}, {"fine_tuned"}),
     "noise 0.1": (
         lambda m: zoo.noise(m, sigma=0.1),
@@ -136,7 +129,6 @@ EDITS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], str, str, set[str], s
         {"fine_tuned"},
     ),
     "units permuted": (permute_units, "copy", "equivalent", {"permuted"}, {"fine_tuned"}),
-    "heads permuted": (permute_heads, "copy", "equivalent", {"permuted"}, {"fine_tuned"}),
     "five layers dropped": (
         lambda m: map_layers(m, order=KEPT),
         "derivative",

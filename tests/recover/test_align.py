@@ -74,7 +74,7 @@ def test_a_rotation_is_found_refined_and_undone(sigma: float, tmp_path: Path) ->
     errors = [float(np.linalg.norm(q - truth)) for q in (first, refined)]
     assert np.allclose(refined @ refined.T, np.eye(64), atol=1e-4)
     assert errors[1] <= errors[0] + 1e-3
-    assert errors[1] < 0.03 + 0.8 * sigma
+    assert errors[1] < 0.03 + 1.2 * sigma
     assert all(pair.proven for pair in align(mine, theirs, Plan(SAME, refined, True)))
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from drupe.model import Block, Matrix
 from drupe.readers.interface import FloatArray
 from drupe.recover.parts import HIDDEN_ROLES, Parts, Place
-from drupe.recover.profile import TokenRows, shared_tokens
 from drupe.recover.rotation import undo_rotation
+from drupe.recover.tokens import TokenRows, shared_tokens
 from drupe.recover.units import (
     MOVED_GAIN,
     SIGNIFICANT_Z,
@@ -31,6 +31,7 @@ from drupe.signals.sketch.bits import window
 
 MOVED_CHANGE = 0.5
 """Relative change below which rows are taken to stand where they stood."""
+CONTROLS = 3
 CONTROL_FACTOR = 2.0
 """z must exceed that of another layer by this factor: starts with structure make all layers alike."""
 TABLE_Z = 12.0
@@ -65,7 +66,7 @@ class AlignedPair:
     negated: bool = False
     """The suspect's values are the source's times a negative factor; they were negated back."""
     control: float = 0.0
-    """Largest |z| of the same matrix against another layer of the source: structure that all layers share."""
+    """Smallest |z| of the same matrix against other layers of the source: structure that all layers share."""
 
     @property
     def proven(self) -> bool:
@@ -178,17 +179,25 @@ def _layer(a: Parts, b: Parts, i: int, j: int, plan: Plan) -> Iterator[AlignedPa
 
 
 def _control(b: Parts, pair: AlignedPair, layer: int, plan: Plan) -> float:
-    """|z| of the suspect's matrix against the source's next layer of the same role; 0 without another layer."""
+    """Smallest |z| of the suspect's matrix against up to three other layers of the source, same role.
+
+    The smallest: a start with structure raises all layers, a repeated layer only some. 0 without another layer.
+    """
     role = pair.place[0]
     others = [other for other in b.layers if other != layer and (role, other) in b.places]
     if not others or pair.z < SIGNIFICANT_Z:
         return 0.0
-    matrix = b.places[role, others[(layer + 1) % len(others)]]
+    step = max(1, len(others) // CONTROLS)
+    return min(_other_z(b, pair, role, other, plan) for other in others[::step][:CONTROLS])
+
+
+def _other_z(b: Parts, pair: AlignedPair, role: str, layer: int, plan: Plan) -> float:
+    matrix = b.places[role, layer]
     if (matrix.rows, matrix.columns) != (pair.source.rows, pair.source.columns):
         return 0.0
     values = _values(b, matrix, matrix.rows, plan.full)
     if plan.rotation is not None:
-        values = _folded(b, (role, matrix.layer), values)
+        values = _folded(b, (role, layer), values)
     rows = min(len(values), len(pair.suspect_values))
     return abs(row_permutation_z(pair.suspect_values[:rows], values[:rows]))
 

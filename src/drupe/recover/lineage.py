@@ -147,7 +147,7 @@ def _out_of_place(
     if full and possible.possible and not any(_looks_like_transformer(side) for side in facts):
         rows = compare_rows(a, b, facts)
         return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible, rows=rows)
-    profile = _profile(mine, theirs)  # also where the widths seem to exclude a map: it costs little
+    profile = _profile(mine, theirs, sparing=not full)  # also where the widths seem to exclude a map: it costs little
     if profile.borrowed:
         names = dict(profile.borrowed)
         mine = parts_of(a, names) if profile.borrowed_is_suspect else mine
@@ -167,14 +167,14 @@ def _looks_like_transformer(facts: WeightFacts) -> bool:
     return ffn or any(is_layer_role(matrix.role) for matrix in facts.matrices)
 
 
-def _profile(mine: Parts, theirs: Parts) -> profiles.ProfileResult:
+def _profile(mine: Parts, theirs: Parts, *, sparing: bool) -> profiles.ProfileResult:
     """The search over layers, or over matrices where one side's names say nothing."""
-    known = [any(role in ("up", "gate") for role, _ in parts.places) for parts in (mine, theirs)]
+    known = [any(is_layer_role(role) for role, _ in parts.places) for parts in (mine, theirs)]
     if known == [False, True]:
         return compare_opaque(mine, theirs, opaque_is_suspect=True)
     if known == [True, False]:
         return compare_opaque(theirs, mine, opaque_is_suspect=False)
-    return profiles.compare(mine, theirs, None)
+    return profiles.compare(mine, theirs, None, sparing=sparing)
 
 
 def _opaque(a: Model, b: Model) -> bool:
@@ -214,7 +214,7 @@ def _in_place(
     doubtful = 2 * sketch.agreement - 1 < PLAIN_CORRELATION
     profile = _NO_PROFILE
     if chosen and (full or (doubtful and escalate)):
-        profile = profiles.compare(mine, theirs, spread(chosen, 6 if full else 3))
+        profile = profiles.compare(mine, theirs, spread(chosen, 6 if full else 3), sparing=not full)
     return Lineage(
         Basis.RAW,
         evidence,

@@ -17,24 +17,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from drupe.messages import msg
-from drupe.model import Matrix
-from drupe.readers.interface import Absent, FloatArray
+from drupe.model import Block, Matrix
+from drupe.readers.interface import FloatArray
 from drupe.recover.parts import Parts, Place
-from drupe.recover.units import finite, mutual_nearest
+from drupe.recover.tokens import PAIRED_Z, TokenRows, pairing_z, respond, shared_tokens, token_table
+from drupe.recover.units import mutual_nearest
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Finding, Measured, Skipped
 from drupe.stats import log10_bonferroni, log10_poisson_sf, wilson
 
 SIGNAL = "weights.profile"
 NULL_HITS = 0.75
-TOKENS = 600
-MIN_TOKENS = 200
 MAX_UNITS = 1536
+SEARCHED_LAYERS = 6
+SPARING_BYTES = 1 << 30
+MAX_CHANCE = 3
+"""Hits of one layer pair that chance gives; a layer with no more stays out of the map."""
 SIGNIFICANT = -6.0
-PAIRED_Z = 6.0
-"""Mantel z of the token tables from which a null profile means something."""
 MAX_DEPENDENCE = 0.7
 """Own agreement of the votes; trained models reach 0.66 and stay at null, tied gate and up do not."""
 CONTROL = 1.5
@@ -61,91 +61,67 @@ class ProfileResult:
         return self.tested and self.log10_p <= SIGNIFICANT
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRows:
-    """Rows of the two embedding tables that belong to the same tokens."""
+def compare(
+    a: Parts, b: Parts, layer_pairs: Sequence[tuple[int, int]] | None, *, sparing: bool = False
+) -> ProfileResult:
+    """Count hits. ``layer_pairs`` = a recovered layer map; None = search every source layer for each.
 
-    suspect: NDArray[np.intp]
-    source: NDArray[np.intp]
-    by_string: bool
-
-
-def shared_tokens(a: Parts, b: Parts, limit: int = TOKENS) -> TokenRows | None:
-    """Tokens by string where both tokenizers are readable, else by id when the tables have equal length."""
-    left, right = a.places.get(("embed", None)), b.places.get(("embed", None))
-    if left is None or right is None:
-        return None
-    mine, theirs = a.model.tokenizer, b.model.tokenizer
-    if not isinstance(mine, Absent) and not isinstance(theirs, Absent):
-        pairs = [
-            (index, theirs.pieces[piece])
-            for piece, index in mine.pieces.items()
-            if index < left.rows and theirs.pieces.get(piece, right.rows) < right.rows
-        ]
-        if len(pairs) >= MIN_TOKENS:
-            return _token_rows(np.array(sorted(pairs), np.intp), limit, by_string=True)
-    if left.rows == right.rows >= MIN_TOKENS:
-        rows = np.arange(left.rows)
-        return _token_rows(np.stack([rows, rows], axis=1), limit, by_string=False)
-    return None
-
-
-def _token_rows(pairs: NDArray[np.intp], limit: int, *, by_string: bool) -> TokenRows:
-    """At most ``limit`` pairs (0: all), evenly spread over the suspect's ids."""
-    if 0 < limit < len(pairs):
-        pairs = pairs[np.linspace(0, len(pairs) - 1, limit).astype(np.intp)]
-    return TokenRows(pairs[:, 0], pairs[:, 1], by_string)
-
-
-def compare(a: Parts, b: Parts, layer_pairs: Sequence[tuple[int, int]] | None) -> ProfileResult:
-    """Count hits. ``layer_pairs`` = a recovered layer map; None = search every source layer for each."""
+    ``sparing``: the models are large, so three layers against those of equal relative depth, and only when that
+    reads less than a GiB.
+    """
     tokens = shared_tokens(a, b)
     if tokens is None:
         return skipped("profile.no_tokens")
     votes = _vote_roles(a, b)
     if votes is None:
         return skipped("profile.no_ffn")
-    pairs = (
-        _candidates(a, b)
-        if layer_pairs is None
-        else [p for p in layer_pairs if min(p) > 0 or len(layer_pairs) == 1]
-    )
+    pairs = _layer_pairs(a, b, votes[1], layer_pairs, sparing=sparing)
     if not pairs:
         return skipped("profile.no_layers")
-    embeds = (_token_table(a, tokens.suspect), _token_table(b, tokens.source))
+    if sparing and _bytes(b, votes, pairs) > SPARING_BYTES:
+        return skipped("profile.too_large")
+    embeds = (token_table(a, tokens.suspect), token_table(b, tokens.source))
     if layer_pairs is None and pairing_z(*embeds) < PAIRED_Z:
         return skipped("profile.tokens_unpaired")
-    cache: dict[tuple[int, int], list[FloatArray]] = {}
-    dependence = 0.0
     table: dict[int, list[tuple[int, int, int]]] = {}
-    for i, j in pairs:
-        for side, layer, parts in ((0, i, a), (1, j, b)):
-            if (side, layer) not in cache:
-                cache[side, layer] = [_profile(parts, role, layer, embeds[side]) for role in votes]
-        dependence = max(dependence, vote_dependence(cache[0, i]), vote_dependence(cache[1, j]))
-        count, units = _hits(cache[0, i], cache[1, j])
-        table.setdefault(i, []).append((count, j, units))
+    dependence = 0.0
+    mine = {i: [_profile(a, role, i, embeds[0], MAX_UNITS) for role in votes] for i in {i for i, _ in pairs}}
+    for j in sorted({j for _, j in pairs}):
+        theirs = [_profile(b, role, j, embeds[1], None) for role in votes]
+        dependence = max(dependence, vote_dependence(theirs))
+        for i in [i for i, partner in pairs if partner == j]:
+            dependence = max(dependence, vote_dependence(mine[i]))
+            count, units = _hits(mine[i], theirs)
+            table.setdefault(i, []).append((count, j, units))
     if dependence > MAX_DEPENDENCE:
         return skipped("profile.dependent_votes")
-    return _result(table, tokens, searched=layer_pairs is None)
+    return _result(table, tokens, searched=layer_pairs is None and not sparing)
 
 
-def pairing_z(a: FloatArray, b: FloatArray, permutations: int = 30) -> float:
-    """Whether the rows of two token tables belong to the same tokens (Mantel, Cancer Research 1967).
+def _layer_pairs(
+    a: Parts, b: Parts, role: str, given: Sequence[tuple[int, int]] | None, *, sparing: bool
+) -> list[tuple[int, int]]:
+    """Layer 0 is left out unless it is all there is."""
+    if given is not None:
+        return [pair for pair in given if min(pair) > 0 or len(given) == 1]
+    left, right = (sorted(layer for name, layer in p.places if name == role and layer is not None) for p in (a, b))
+    if not left or not right:
+        return []
+    if sparing:
+        chosen = _evenly(left[1:] or left, 3)
+        scale = (len(right) - 1) / max(len(left) - 1, 1)
+        return [(i, right[max(round(left.index(i) * scale), min(1, len(right) - 1))]) for i in chosen]
+    return [(i, j) for i in _evenly(left[1:] or left, SEARCHED_LAYERS) for j in right[1:] or right]
 
-    A, B = cosines between the tokens inside each table, off the diagonal; z of sum(A B) against permuted tokens.
-    No rotation changes it, and all models of one language agree: independent models 36 to 206, wrongly paired
-    tokens below 1.2. Without it a null profile has no power.
-    """
-    left, right = (respond(table, np.eye(table.shape[1], dtype=np.float32)) for table in (a, b))
-    first, second = left @ left.T, right @ right.T
-    np.fill_diagonal(first, 0.0)
-    np.fill_diagonal(second, 0.0)
-    random = np.random.default_rng(0)
-    orders = [random.permutation(len(second)) for _ in range(permutations)]
-    null = np.array([float((first * second[np.ix_(order, order)]).sum()) for order in orders])
-    spread = float(null.std())
-    return (float((first * second).sum()) - float(null.mean())) / spread if spread > 0 else 0.0
+
+def _evenly(layers: Sequence[int], most: int) -> list[int]:
+    return [layers[k] for k in sorted(set(np.linspace(0, len(layers) - 1, most).astype(int)))]
+
+
+def _bytes(source: Parts, votes: tuple[str, str], pairs: Sequence[tuple[int, int]]) -> int:
+    """What the source's whole FFN matrices cost, at 2 bytes a value."""
+    sizes = [source.places[role, j].size for role in votes for j in {j for _, j in pairs}]
+    return 2 * sum(sizes)
 
 
 def vote_dependence(votes: Sequence[FloatArray]) -> float:
@@ -164,61 +140,49 @@ def skipped(key: str) -> ProfileResult:
 
 
 def _vote_roles(a: Parts, b: Parts) -> tuple[str, str] | None:
-    kinds = []
-    for parts in (a, b):
-        names = {role for role, _ in parts.places}
-        kinds.append(
-            ("gate", "up") if {"gate", "up"} <= names else ("up", "down") if {"up", "down"} <= names else None
-        )
-    return kinds[0] if kinds[0] == kinds[1] else None
+    """The two FFN roles that vote, in the first stack that both sides have (encoder before decoder)."""
+    for stack in ("", "encoder.", "decoder."):
+        kinds = [_votes_of({role for role, _ in parts.places}, stack) for parts in (a, b)]
+        if kinds[0] is not None and kinds[0] == kinds[1]:
+            return kinds[0]
+    return None
 
 
-def _candidates(a: Parts, b: Parts, most: int = 6) -> list[tuple[int, int]]:
-    """A few suspect layers against every source layer; layer 0 of both left out."""
-    left, right = a.layers[1:] or a.layers, b.layers[1:] or b.layers
-    chosen = [left[k] for k in sorted(set(np.linspace(0, len(left) - 1, most).astype(int)))] if left else []
-    return [(i, j) for i in chosen for j in right]
+def _votes_of(roles: set[str], stack: str) -> tuple[str, str] | None:
+    gate, up, down = (stack + role for role in ("gate", "up", "down"))
+    if {gate, up} <= roles:
+        return gate, up
+    return (up, down) if {up, down} <= roles else None
 
 
-def _token_table(parts: Parts, rows: NDArray[np.intp]) -> FloatArray:
-    embed = parts.load("embed")
-    assert embed is not None
-    return np.ascontiguousarray(embed[rows])
-
-
-def _profile(parts: Parts, role: str, layer: int, tokens: FloatArray) -> FloatArray:
-    """Centred, row-normalised responses (units, tokens) of one matrix."""
-    matrix = parts.load(role, layer)
-    if matrix is None:
+def _profile(parts: Parts, role: str, layer: int, tokens: FloatArray, most: int | None) -> FloatArray:
+    """Centred, row-normalised responses (units, tokens) of one matrix, of at most ``most`` units."""
+    place = parts.places.get((role, layer))
+    is_output = role.rpartition(".")[2] == "down"
+    if place is None or tokens.shape[1] != (place.rows if is_output else place.columns):
         return np.zeros((0, tokens.shape[0]), np.float32)
-    if role == "down":
-        matrix = matrix.T
-    if matrix.shape[1] != tokens.shape[1]:
-        return np.zeros((0, tokens.shape[0]), np.float32)
-    if role != "down":
-        gain = parts.gain(role, layer)
-        matrix = matrix if gain is None or gain.size != matrix.shape[1] else matrix * gain
-    return respond(matrix, tokens)
+    units = place.columns if is_output else place.rows
+    step = max(1, units // most) if most else 1
+    if is_output:
+        return respond(parts.model.load(place).T[::step], tokens)
+    matrix = parts.model.load(place) if step == 1 else _every(parts, place, step)
+    gain = parts.gain(role, layer)
+    return respond(matrix if gain is None or gain.size != matrix.shape[1] else matrix * gain, tokens)
 
 
-def respond(matrix: FloatArray, tokens: FloatArray) -> FloatArray:
-    """Responses of units (rows) to token embeddings: centred both ways, rows of length one."""
-    response = finite(finite(matrix) @ finite(tokens).T)
-    response -= response.mean(axis=0)
-    response -= response.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(response, axis=1, keepdims=True)
-    result: FloatArray = response / np.maximum(norms, 1e-20)
-    return result
+def _every(parts: Parts, matrix: Matrix, step: int) -> FloatArray:
+    """Every ``step``-th row, and no other, is read."""
+    rows = range(0, matrix.rows, step)
+    return np.concatenate(parts.model.read([Block(matrix, row, row + 1, 0, matrix.columns) for row in rows]))
 
 
 def _hits(left: Sequence[FloatArray], right: Sequence[FloatArray]) -> tuple[int, int]:
-    """Units whose two votes are mutual and agree; large layers are thinned on the suspect's side."""
+    """Units whose two votes are mutual and agree; large layers were thinned on the suspect's side."""
     partners = []
     for mine, theirs in zip(left, right, strict=True):
         if not mine.size or not theirs.size:
             return 0, 0
-        step = max(1, mine.shape[0] // MAX_UNITS)
-        partners.append(mutual_nearest(mine[::step] @ theirs.T))
+        partners.append(mutual_nearest(mine @ theirs.T))
     agree = (partners[0] == partners[1]) & (partners[0] >= 0)
     return int(agree.sum()), int(agree.size)
 
@@ -252,5 +216,5 @@ def _result(
         ),
         () if tokens.by_string else (msg("profile.tokens_by_id"),),
     )
-    layer_map = tuple((i, j) for i, (_, j, _) in sorted(best.items()))
+    layer_map = tuple((i, j) for i, (count, j, _) in sorted(best.items()) if count > MAX_CHANCE)
     return ProfileResult(True, hits, units, log10_p, layer_map, (finding,))

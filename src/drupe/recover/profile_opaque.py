@@ -15,18 +15,8 @@ from drupe.messages import msg
 from drupe.model import Matrix
 from drupe.readers.interface import FloatArray
 from drupe.recover.parts import Parts, Place
-from drupe.recover.profile import (
-    MAX_DEPENDENCE,
-    NULL_HITS,
-    PAIRED_Z,
-    SIGNAL,
-    ProfileResult,
-    pairing_z,
-    respond,
-    shared_tokens,
-    skipped,
-    vote_dependence,
-)
+from drupe.recover.profile import MAX_DEPENDENCE, NULL_HITS, SIGNAL, ProfileResult, skipped, vote_dependence
+from drupe.recover.tokens import PAIRED_Z, pairing_z, respond, shared_tokens, token_table
 from drupe.recover.units import mutual_nearest
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Measured
 from drupe.stats import log10_bonferroni, log10_poisson_sf, wilson
@@ -93,8 +83,7 @@ def _counts(
     tokens = shared_tokens(named, known)
     if tokens is None:
         return None, 0
-    mine = opaque.model.load(embed)[tokens.suspect]
-    theirs = known.model.load(known.places["embed", None])[tokens.source]
+    mine, theirs = token_table(named, tokens.suspect), token_table(known, tokens.source)
     if pairing_z(mine, theirs) < PAIRED_Z:
         return None, 0
     right = [[_thin(_known(known, role, layer, theirs)) for layer in layers] for role in votes]

@@ -11,7 +11,7 @@ import numpy as np
 
 from drupe.readers.interface import FloatArray
 from drupe.recover.parts import TOKEN_ROLES, Parts
-from drupe.recover.profile import shared_tokens
+from drupe.recover.tokens import shared_tokens
 
 MAX_TOKENS = 8192
 
