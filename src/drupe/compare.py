@@ -72,6 +72,7 @@ class Comparison:
     findings: tuple[Finding, ...]
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # damage of a model is a state, not a warning
 def compare(suspect: Subject, source: Subject, budget: Budget = AUTO) -> Comparison:
     """Run every signal that applies to two subjects."""
     suspect, source = adapt(suspect, source), adapt(source, suspect)

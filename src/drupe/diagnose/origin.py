@@ -8,6 +8,7 @@ from drupe.compare import Comparison
 from drupe.messages import Message, msg
 from drupe.recover.lineage import Basis, Lineage
 from drupe.recover.spectrum import Start
+from drupe.signals.sketch.compare import SIGNIFICANT
 
 SUGGESTIVE = -3.0
 """log10 p below which a null result is not taken for independence."""
@@ -71,7 +72,7 @@ def _origin_of_null(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Mess
         return Origin.NONE, (reason,), lineage.profile.log10_p
     rows = lineage.rows
     if rows is not None and rows.tested:
-        if rows.hits >= 2:
+        if rows.hits >= 2 and rows.log10_p <= SIGNIFICANT:
             return Origin.DESCENT, (msg("diagnosis.rows_permuted", hits=rows.hits),), rows.log10_p
         if rows.hits == 0:
             return (
@@ -87,7 +88,7 @@ def _origin_of_match(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Mes
     log10_p = min(lineage.evidence.log10_p, lineage.profile.log10_p)
     if lineage.tables_only or lineage.basis is Basis.ROTATED:
         return _origin_of_part(c, lineage, log10_p)
-    if not _learned_matches(c):
+    if not _learned_matches(c) and not lineage.profile.significant:
         return Origin.UNDETERMINED, (msg("diagnosis.one_tensor"),), log10_p
     start = lineage.spectrum.start if lineage.spectrum else None
     trained = lineage.spectrum.trained if lineage.spectrum else True

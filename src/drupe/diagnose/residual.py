@@ -60,7 +60,9 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
     pairs = _pairs(lineage)
     if not pairs:
         return Outcome((Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": None}),), False, ())
-    if all(pair.residual.equal == 1.0 and not pair.negated for pair in pairs):
+    if any(pair.negated for pair in lineage.pairs if pair.proven):
+        return _negated(lineage, pairs)
+    if all(pair.residual.equal == 1.0 for pair in pairs):
         return _equal(c, lineage)
     cast = _cast(c, pairs)
     if cast is not None:
@@ -77,12 +79,24 @@ def _pairs(lineage: Lineage) -> list[PairFacts]:
     """Proven pairs; hidden matrices speak for the whole when there are any."""
     proven = [pair for pair in lineage.pairs if pair.proven]
     hidden = [pair for pair in proven if pair.place[1] is not None]
-    changed = [pair for pair in hidden or proven if pair.residual.equal < 1.0 or pair.negated]
+    changed = [pair for pair in hidden or proven if pair.residual.equal < 1.0]
     return changed or proven
 
 
+def _negated(lineage: Lineage, pairs: Sequence[PairFacts]) -> Outcome:
+    """Some matrices were multiplied by a negative factor; what else was done is read after negating them back."""
+    flipped = [pair for pair in lineage.pairs if pair.proven and pair.negated]
+    factors = {pair.suspect.label: round(-pair.residual.scale, 5) for pair in flipped[:64]}
+    change = Transformation(Kind.RESCALED, {"factors": factors})
+    if all(pair.residual.after_unit_scale <= SCALE_TOLERANCE for pair in pairs):
+        return Outcome((change,), False, (msg("diagnosis.rescaled"),))
+    rest = _noise_or_training(_pool(pairs), lineage)
+    return Outcome((change, *rest.changes), False, (msg("diagnosis.rescaled"), *rest.reasons))
+
+
 def _equal(c: Comparison, lineage: Lineage) -> Outcome:
-    if lineage.vectors_equal is not None and lineage.vectors_equal < 1.0 and not lineage.tables_only:
+    whole = all(pair.proven for pair in lineage.pairs) and not lineage.tables_only
+    if lineage.vectors_equal is not None and lineage.vectors_equal < 1.0 and whole:
         share = f"{1 - lineage.vectors_equal:.0%}"
         change = Transformation(Kind.FINE_TUNED, {"relative_change": 0.0})
         return Outcome((change,), False, (msg("diagnosis.only_vectors", share=share),))
@@ -188,12 +202,10 @@ def _pruned(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome |
 
 def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
     rest = max(min(pair.residual.after_scale, pair.residual.after_unit_scale) for pair in pairs)
-    largest = max(2.0 if pair.negated else pair.residual.rho for pair in pairs)
+    largest = max(pair.residual.rho for pair in pairs)
     if rest > SCALE_TOLERANCE or largest < 2 * SCALE_TOLERANCE:
         return None
-    factors = {
-        p.suspect.label: round(-p.residual.scale if p.negated else p.residual.scale, 5) for p in pairs[:64]
-    }
+    factors = {pair.suspect.label: round(pair.residual.scale, 5) for pair in pairs[:64]}
     return Outcome(
         (Transformation(Kind.RESCALED, {"factors": factors}),), False, (msg("diagnosis.rescaled"),)
     )

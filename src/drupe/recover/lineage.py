@@ -242,7 +242,8 @@ def _rotated(
         return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
     basis = Basis.ROTATED
     chosen = layer_map if full else spread(layer_map, 3)
-    if np.linalg.norm(q - np.eye(len(q))) < NEAR_IDENTITY * np.sqrt(len(q)):  # only the sampled rows differ
+    in_place = any(pair.proven for pair in align(mine, theirs, Plan((), None, True)))
+    if in_place or np.linalg.norm(q - np.eye(len(q))) < NEAR_IDENTITY * np.sqrt(len(q)):  # only sampled rows differ
         basis, rotation = Basis.RAW, None
     else:
         rotation = refine_rotation(align(mine, theirs, Plan(chosen, q, True)), q)

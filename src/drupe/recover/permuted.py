@@ -8,6 +8,7 @@ of the values and tested on the other (weights.rows). At null, no channel permut
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +20,13 @@ from drupe.recover.units import held_out_z
 from drupe.signals.interface import Baseline, Component, Evidence, Finding, Measured, Skipped
 from drupe.signals.sketch.compare import LOG10_ALPHA
 from drupe.signals.sketch.facts import WeightFacts
-from drupe.stats import log10_bonferroni, log10_normal_sf, robust_scale
+from drupe.stats import log10_at_least, log10_bonferroni, log10_normal_sf, robust_scale
 
 SIGNAL = "weights.rows"
 MAX_PAIRS = 1024
 MAX_ROWS = 1024
 MIN_SIDE = 16
+MIN_CONTROL = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,46 @@ def compare_rows(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -> 
     pairs = [(i, j) for left, right in groups for i in left for j in right]
     if not pairs or len(pairs) > MAX_PAIRS:
         return _skipped("rows.too_many" if pairs else "rows.none")
-    scores: list[tuple[float, int, int]] = []
-    for i, j in pairs:
-        mine, theirs = a.load(facts[0].matrices[i]), b.load(facts[1].matrices[j])
-        for suspect, source in ((mine, theirs), (mine.T, theirs.T)):
-            if min(suspect.shape) >= MIN_SIDE and suspect.shape[0] <= MAX_ROWS:
-                scores.append((held_out_z(suspect, source), i, j))
+    scores: list[Score] = []
+    for left, right in groups:
+        for turned in (False, True):
+            scores.extend(_standardised(_scores(a, b, facts, left, right, turned=turned)))
     if not scores:
         return _skipped("rows.none")
     return _result(scores, facts)
+
+
+Score = tuple[float, int, int]
+"""z, index of the suspect's matrix, index of the source's."""
+
+
+def _scores(
+    a: Model,
+    b: Model,
+    facts: tuple[WeightFacts, WeightFacts],
+    left: Sequence[int],
+    right: Sequence[int],
+    *,
+    turned: bool,
+) -> list[Score]:
+    """Held-out z of every pair of one shape, with the rows free or (turned) the columns."""
+    found = []
+    for i in left:
+        for j in right:
+            suspect, source = a.load(facts[0].matrices[i]), b.load(facts[1].matrices[j])
+            if turned:
+                suspect, source = suspect.T, source.T
+            if min(suspect.shape) >= MIN_SIDE and suspect.shape[0] <= MAX_ROWS:
+                found.append((held_out_z(suspect, source), i, j))
+    return found
+
+
+def _standardised(scores: list[Score]) -> list[Score]:
+    """Smooth filters give every pair of one shape a z: judge each against the others of its shape."""
+    if len(scores) < MIN_CONTROL:
+        return scores
+    centre, scale = robust_scale(np.array([z for z, *_ in scores]))
+    return [((z - max(centre, 0.0)) / scale, i, j) for z, i, j in scores]
 
 
 def _skipped(key: str) -> RowsResult:
@@ -62,15 +95,12 @@ def _skipped(key: str) -> RowsResult:
 
 def _result(scores: list[tuple[float, int, int]], facts: tuple[WeightFacts, WeightFacts]) -> RowsResult:
     tries = len(scores)
-    values = np.array([z for z, *_ in scores])
-    centre, scale = robust_scale(values)
-    centre = max(centre, 0.0)  # smooth filters give every pair a z: judge against the other tries
-    scores = [((z - centre) / scale, i, j) for z, i, j in scores]
     corrected = [log10_bonferroni(log10_normal_sf(z), tries) for z, *_ in scores]
     hits = len({i for (_, i, _), p in zip(scores, corrected, strict=True) if p <= LOG10_ALPHA})
     z, i, j = max(scores)
     middle = sorted(score for score, *_ in scores)[tries // 2]
-    log10_p = min(corrected)
+    matrices = len({i for _, i, _ in scores})
+    log10_p = log10_at_least(hits, matrices, LOG10_ALPHA) if hits >= 2 else min(corrected)
     finding = Measured(
         SIGNAL,
         Component.WEIGHTS,
