@@ -38,7 +38,7 @@ from drupe.signals.sketch.bits import agreement_z
 from drupe.signals.sketch.facts import WeightFacts
 from drupe.sources.locator import open_tree
 from drupe.subject import Subject
-from pairs import KINDS, subject, untrained
+from pairs import KINDS, subject, untrained, with_tokens_of
 from test_calibration import INDEPENDENT
 from test_residual import NULLS, SHAPES
 from zoo import quantise_groups
@@ -96,7 +96,9 @@ def of_rows(name: str, pairs: Sequence[tuple[Subject, Subject]]) -> None:
         if both:
             z = [row_permutation_z(x, y) for x, y in both]
             row(f"row permutation z, {what}, {name}", z, null="norm")
-    both = [(x, y) for a, b in pairs for x, y in zip(hidden(a), hidden(b), strict=False) if x.shape == y.shape]
+    both = [
+        (x, y) for a, b in pairs for x, y in zip(hidden(a), hidden(b), strict=False) if x.shape == y.shape
+    ]
     row(f"held-out z of a recovered row map, {name}", [held_out_z(x, y) for x, y in both])
 
 
@@ -160,7 +162,9 @@ def trained_pairs(models: Path | None) -> Iterator[tuple[str, list[tuple[Subject
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=60, help="untrained pairs of each kind")
     parser.add_argument("--models", type=Path, help="a folder of further trained models")
     options = parser.parse_args()
@@ -171,7 +175,10 @@ def main() -> None:
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
             drawn = [
-                tuple(subject(untrained(kind, 2 * n + side), Path(folder)) for side in (0, 1))
+                [
+                    subject(with_tokens_of(untrained(kind, 2 * n + side), f"r{side}"), Path(folder))
+                    for side in (0, 1)
+                ]
                 for n in range(options.pairs)
             ]
             pairs = [(a, b) for a, b in drawn]

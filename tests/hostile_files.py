@@ -1,7 +1,7 @@
 """Hostile models as data: how to make each, the file that the message must name, and what it must say.
 
-Everything is written from bytes, seeded, and small unless size is the attack. ``HOSTILE`` must be refused;
-``DAMAGED`` is analysable and must never lead to a confident verdict.
+Everything is written from bytes, seeded, and small unless size is the attack. ``SMALL`` is a whole model folder in
+12 KB for the byte flips.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from readers.test_gguf_hostile import DAMAGE, LIES
 from readers.test_onnx_hostile import count, initialiser, many, nested, part, tensor
+from zoo_files import Checkpoint, Tensors, save
 
 MODELS = Path(__file__).parent / "models"
 Content = bytes | str
@@ -33,11 +36,6 @@ class Hostile:
     says: str
     locator: str = ""
     costly: bool = False
-
-
-def files(**content: Content) -> Make:
-    """Writes the named files (``__`` in a name stands for a dot)."""
-    return files_of({name.replace("__", "."): data for name, data in content.items()})
 
 
 def files_of(content: Mapping[str, Content]) -> Make:
@@ -132,6 +130,7 @@ EXPLOSIONS: dict[str, tuple[Callable[[], bytes], str]] = {
         "beyond U\\+FFFF: .* exceeds the limit",
     ),
     "escapes of 60 MB": (lambda: safetensors(b'{"a":"' + b"\\u6838" * (10 << 20) + b'"}'), "expected a JSON object"),
+    "150,000 tensors without values": (lambda: safetensors(_tensors(150_000)), "exceeds the limit"),
     "a million tensors": (lambda: safetensors(_tensors(1_000_001)), "exceeds the limit"),
     "numbers of 4000 digits": (lambda: safetensors(b'{"a":[' + b"9" * 4000 + (b"," + b"9" * 4000) * 5000 + b"]}"), "."),
     "an ocean of blanks": (lambda: safetensors(b"{" + b" " * (90 << 20)), "not valid JSON"),
@@ -264,3 +263,39 @@ def _later(name: str, build: Callable[[], bytes]) -> Make:
 
 
 HOSTILE = _registry()
+
+
+def small(seed: int = 0) -> Checkpoint:
+    """A complete model folder, as small as it can be analysed: every kind of file, two shards."""
+    dice = np.random.default_rng(seed)
+    shapes = {
+        "model.embed_tokens.weight": (24, 32),
+        "model.norm.weight": (32,),
+        "model.layers.0.input_layernorm.weight": (32,),
+        "model.layers.0.post_attention_layernorm.weight": (32,),
+        **{f"model.layers.0.self_attn.{name}_proj.weight": (32, 32) for name in "qkvo"},
+        "model.layers.0.mlp.gate_proj.weight": (48, 32),
+        "model.layers.0.mlp.up_proj.weight": (48, 32),
+        "model.layers.0.mlp.down_proj.weight": (32, 48),
+    }
+    tensors: Tensors = {
+        name: (
+            dice.standard_normal(shape, dtype=np.float32) if len(shape) == 2 else np.ones(shape, np.float32)
+        )
+        for name, shape in shapes.items()
+    }
+    pieces = {f"{chr(97 + i)}{chr(98 + j)}": 6 * i + j for i in range(4) for j in range(6)}
+    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    extras = {
+        "README.md": "---\nlicense: apache-2.0\nbase_model: org/other\n---\n# Mine\nBased on org/other.\n",
+        "LICENSE": "Apache License, Version 2.0",
+        "modeling_x.py": "# Copyright 2023 Org\nclass A:\n    pass\n",
+        "tokenizer_config.json": '{"bos_token": "ab", "tokenizer_class": "X", "chat_template": "{{ x }}"}',
+    }
+    tokenizer = {"model": {"type": "BPE", "vocab": pieces, "merges": []}, "added_tokens": []}
+    return Checkpoint(tensors, config, tokenizer, shards=2, extras=extras)
+
+
+def save_small(folder: Path, seed: int = 0) -> Path:
+    """Writes :func:`small`; returns the folder."""
+    return save(small(seed), folder)

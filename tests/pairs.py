@@ -92,6 +92,12 @@ def untrained(kind: str, seed: int, like: str = "r0") -> Checkpoint:
     return replace(model.with_tensors(tensors), dtype="fp32")
 
 
+def with_tokens_of(model: Checkpoint, trained: str) -> Checkpoint:
+    """The model with a trained model's token table: untrained tables cannot be paired token by token."""
+    name = "model.embed_tokens.weight"
+    return model.with_tensors({**model.tensors, name: read_model(trained).tensors[name]})
+
+
 def _matrix(kind: str, shape: tuple[int, ...], dice: np.random.Generator, shared: Tensor) -> Tensor:
     white = dice.standard_normal(shape)
     if kind == "layer_scales":

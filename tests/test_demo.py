@@ -34,7 +34,7 @@ def plan_text(index: Index, label: str = "derivative") -> str:
             for m in package.members
         )
         tables.append(
-            f'[[model]]\nname = "{name}"\nwhat = "demo.what.minilm"\npackage = "{package.name}"\n'
+            f'[[model]]\nname = "{name}"\nwhat = "minilm"\npackage = "{package.name}"\n'
             f'version = "1.0"\nsize = {package.size}\nsha256 = "{package.sha256}"\n'
             f'licence = "Apache-2.0"\norigin = "tests"\nfiles = [{files}]\n'
         )
@@ -129,7 +129,7 @@ def test_the_published_plan_is_whole() -> None:
     assert [pair.expected.label for pair in plan.comparisons] == ["copy", "unrelated"]
     for exhibit in plan.exhibits:
         package = exhibit.package
-        assert all(exhibit.what in catalogue(language) for language in LANGUAGES)
+        assert all(f"demo.what.{exhibit.what}" in catalogue(language) for language in LANGUAGES)
         pins = [(package.sha256, package.size), *((m.sha256, m.size) for m in package.members)]
         assert all(re.fullmatch(r"[0-9a-f]{64}", digest) and size > 0 for digest, size in pins)
         for member in package.members:

@@ -98,7 +98,11 @@ FLOORS: tuple[tuple[str, str, tuple[tuple[str, dict[str, Any]], ...]], ...] = (
     ("two fifths of a merge", "r0", (("merge", {"other": "r1", "share": 0.4}),)),
     ("half of a merge, renamed", "r0", (("merge", {"other": "r1", "share": 0.5}), ("rename_all", {}))),
     ("layers dropped, noise 5", "r0", (("map_layers", {"order": [1, 2, 3]}), ("noise", {"sigma": 5.0}))),
-    ("units and heads, noise 1", "r0", (("permute_units", {}), ("permute_heads", {}), ("noise", {"sigma": 1.0}))),
+    (
+        "units and heads, noise 1",
+        "r0",
+        (("permute_units", {}), ("permute_heads", {}), ("noise", {"sigma": 1.0})),
+    ),
     ("rotated, noise 1.5", "r0", (("rotate", {}), ("noise", {"sigma": 1.5}))),
     ("rotated, renamed, noise 1", "r0", (("rotate", {}), ("noise", {"sigma": 1.0}), ("rename_all", {}))),
     ("continued, units, renamed", "r0_cpt", (("permute_units", {}), ("rename_all", {}))),
@@ -119,7 +123,9 @@ def shuffled_rows(model: Checkpoint) -> Checkpoint:
 
 
 def transposed(model: Checkpoint) -> Checkpoint:
-    return model.with_tensors({n: np.ascontiguousarray(v.T) if v.ndim == 2 else v for n, v in model.tensors.items()})
+    return model.with_tensors(
+        {n: np.ascontiguousarray(v.T) if v.ndim == 2 else v for n, v in model.tensors.items()}
+    )
 
 
 BEYOND: dict[str, Checkpoint] = {
@@ -128,7 +134,9 @@ BEYOND: dict[str, Checkpoint] = {
     "a fifth of a merge": edited("r0", ("merge", {"other": "r1", "share": 0.2})),
     "a third of a merge with a sibling": edited("r0", ("merge", {"other": "r3", "share": 0.3})),
     "rotated, tokens shuffled": shuffled_rows(edited("r0", ("rotate", {}))),
-    "rotated, tokens shuffled, no tokenizer": shuffled_rows(edited("r0", ("rotate", {}), ("drop_tokenizer", {}))),
+    "rotated, tokens shuffled, no tokenizer": shuffled_rows(
+        edited("r0", ("rotate", {}), ("drop_tokenizer", {}))
+    ),
     "rotated, few tokens left": edited("r0", ("trim_vocabulary", {"keep": 150}), ("rotate", {})),
     "turned and renamed": edited(transposed(read_model("r0")), ("rename_all", {})),
 }
@@ -196,7 +204,9 @@ def changed(model: Checkpoint, kind: str) -> Checkpoint:
             "laplace": lambda: 0.1 * values.std() * dice.laplace(size=values.shape),
             "multiplicative": lambda: 0.05 * values * dice.standard_normal(values.shape),
             "per row": lambda: 0.1 * values.std(1, keepdims=True) * dice.standard_normal(values.shape),
-            "sparse": lambda: values.std() * dice.standard_normal(values.shape) * (dice.random(values.shape) < 0.01),
+            "sparse": lambda: (
+                values.std() * dice.standard_normal(values.shape) * (dice.random(values.shape) < 0.01)
+            ),
         }[kind]()
         return (values + white).astype(np.float32)
 
@@ -212,7 +222,9 @@ def test_noise_of_any_shape_is_not_called_training(kind: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("bits", "group"), [(8, 32), (8, 0), (6, 32), (5, 32), (4, 32), (3, 32), (2, 32)])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_rounding_to_any_grid_is_not_called_training(bits: int, group: int, dtype: str, tmp_path: Path) -> None:
+def test_rounding_to_any_grid_is_not_called_training(
+    bits: int, group: int, dtype: str, tmp_path: Path
+) -> None:
     model = edited("r0", ("quantise", {"bits": bits, "group": group}), ("cast", {"to": dtype}))
     result = judged(model, "r0", tmp_path)
     assert result.relation == "equivalent"

@@ -86,7 +86,9 @@ def test_storage_never_moves_the_label(
         assert result.kinds <= {"renamed", "resharded", "cast"}
 
 
-@pytest.mark.parametrize("pair", [("r0_cpt", "r0"), ("r1", "r0"), ("r3", "r0")], ids=lambda pair: "-".join(pair))
+@pytest.mark.parametrize(
+    "pair", [("r0_cpt", "r0"), ("r1", "r0"), ("r3", "r0")], ids=lambda pair: "-".join(pair)
+)
 @given(edits=storage, seed=st.integers(0, 1000))
 @SLOW
 def test_storage_of_the_source_never_moves_the_label(
@@ -97,7 +99,10 @@ def test_storage_of_the_source_never_moves_the_label(
 
 
 @pytest.mark.parametrize("suspect", ["r0", "r0_ft", "r0_cpt"])
-@given(edits=st.lists(st.sampled_from(sorted(REWRITES)), min_size=1, max_size=3, unique=True), seed=st.integers(0, 99))
+@given(
+    edits=st.lists(st.sampled_from(sorted(REWRITES)), min_size=1, max_size=3, unique=True),
+    seed=st.integers(0, 99),
+)
 @SLOW
 def test_rewrites_never_free_a_descendant(suspect: str, edits: list[str], seed: int, tmp_path: Path) -> None:
     model = rewritten(read_model(suspect), edits, REWRITES, seed)
@@ -105,9 +110,14 @@ def test_rewrites_never_free_a_descendant(suspect: str, edits: list[str], seed: 
 
 
 @pytest.mark.parametrize("suspect", ["r1", "r2", "r3", "r5"])
-@given(edits=st.lists(st.sampled_from(sorted(REWRITES)), min_size=1, max_size=3, unique=True), seed=st.integers(0, 99))
+@given(
+    edits=st.lists(st.sampled_from(sorted(REWRITES)), min_size=1, max_size=3, unique=True),
+    seed=st.integers(0, 99),
+)
 @SLOW
-def test_rewrites_never_accuse_the_innocent(suspect: str, edits: list[str], seed: int, tmp_path: Path) -> None:
+def test_rewrites_never_accuse_the_innocent(
+    suspect: str, edits: list[str], seed: int, tmp_path: Path
+) -> None:
     model = rewritten(read_model(suspect), edits, REWRITES, seed)
     assert judged(model, "r0", tmp_path).label not in {"copy", "derivative"}
 
@@ -194,7 +204,9 @@ def test_an_attacker_who_knows_the_sampled_rows_gains_nothing(tmp_path: Path) ->
 def test_a_model_inside_a_larger_one_is_a_part(tmp_path: Path) -> None:
     dice = np.random.default_rng(6)
     tower = {
-        f"vision_tower.blocks.{layer}.{part}.weight": (0.05 * dice.standard_normal((96, 96))).astype(np.float32)
+        f"vision_tower.blocks.{layer}.{part}.weight": (0.05 * dice.standard_normal((96, 96))).astype(
+            np.float32
+        )
         for layer in range(8)
         for part in ("q", "k", "v", "o")
     }

@@ -47,10 +47,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("subject",),
     # what needs the tensors of both models
     ("residual", "lattice", "recover.units", "recover.parts", "recover.spectrum", "recover.adapt"),
+    ("recover.tokens",),
     ("recover.profile", "recover.admissible", "recover.contents"),
     ("recover.rotation", "recover.profile_opaque", "recover.permuted"),
     ("recover.align",),
     ("recover.refine",),
+    ("recover.refine",),
+    ("recover.findings",),
     ("recover.lineage",),
     # judgement
     ("compare",),

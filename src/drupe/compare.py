@@ -16,7 +16,8 @@ from drupe.model import Model
 from drupe.name_groups import Named, expand
 from drupe.readers.interface import Absent, TensorInfo
 from drupe.recover.adapt import adapt
-from drupe.recover.lineage import Lineage, investigate
+from drupe.recover.findings import Lineage
+from drupe.recover.lineage import investigate
 from drupe.signals import declared, names, structure
 from drupe.signals.interface import Component, Effect, Finding, Measured, Skipped
 from drupe.signals.sketch import compare as sketch

@@ -25,7 +25,7 @@ _DIGITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """One published model. ``what`` it is, as the key of a sentence; ``origin``: who published it first."""
+    """One published model. ``what``: key of the sentence that describes it; ``origin``: who published it."""
 
     name: str
     what: str
@@ -154,7 +154,7 @@ def provenance(plan: Plan, language: Language, *, verbose: bool = False) -> str:
     lines = [msg("demo.origins", folder=str(folder())).text(language), ""]
     for exhibit in plan.exhibits:
         package = exhibit.package
-        lines.append(f"{exhibit.name}: {msg(exhibit.what).text(language)}")
+        lines.append(f"{exhibit.name}: {msg(f'demo.what.{exhibit.what}').text(language)}")
         lines.append("  " + msg("demo.package", name=package.name, version=package.version).text(language))
         lines.append("  " + _wheel(package, verbose).text(language))
         lines.append("  " + msg("demo.licence", licence=exhibit.licence).text(language))

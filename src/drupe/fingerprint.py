@@ -31,6 +31,9 @@ from drupe.signals.tokenizer import sketch as tokenizer
 MAGIC = b"DRUPEFP1"
 MAX_BYTES = 64 << 20
 MAX_MATRICES = 100_000
+MAX_TENSORS = 200_000
+MAX_NAME_CHARACTERS = 16 << 20
+"""Of all names together; 100,000 tensors of the largest published mixtures take about 6 million."""
 _RECORD = np.dtype(
     [
         ("words", "<u8", (WORDS,)),
@@ -198,9 +201,11 @@ def _parse(header: dict[str, Json], sample: bytes, records: bytes, where: str) -
     if header["tokenizer"] is not None:
         facts = from_json(tokenizer.VocabularyFacts, header["tokenizer"], where)
         vocabulary = tokenizer.TokenizerSketch(facts, tokenizer.Sample.from_bytes(sample, where))
+    named = from_json(names.NamesFacts, header["names"], where)
+    _check_groups("tensors", named.groups, MAX_TENSORS, where)
     return Fingerprint(
         structure=from_json(structure.StructureFacts, header["structure"], where),
-        names=from_json(names.NamesFacts, header["names"], where),
+        names=named,
         declared=from_json(declared.DeclaredFacts, header["declared"], where),
         code=from_json(CodeFacts, header["code"], where),
         storage=from_json(Storage, header["storage"], where),
@@ -214,12 +219,13 @@ def _weights(groups: Json, records: bytes, where: str) -> WeightFacts:
     if not isinstance(groups, list):
         raise FormatError("matrices is not a list", where=where)
     rows = [from_json(_Groups, {"group": row}, where).group for row in groups]
-    matrices = tuple(_matrix(named) for named in expand(rows))
-    if len(matrices) > MAX_MATRICES:
-        raise LimitError("matrices", limit=MAX_MATRICES, actual=len(matrices), where=where)
-    expected = len(matrices) * _RECORD.itemsize
+    _check_groups("matrices", rows, MAX_MATRICES, where)
+    expected = sum(group.count for group in rows) * _RECORD.itemsize
     if len(records) != expected:
         raise FormatError(f"{len(records)} bytes of records; the header needs {expected}", where=where)
+    matrices = tuple(_matrix(named) for named in expand(rows))
+    if len(matrices) * _RECORD.itemsize != expected:
+        raise FormatError("a matrix is named twice", where=where)
     table = np.frombuffer(records, _RECORD)
     if (table["count"] > 64 * WORDS).any():
         raise FormatError("a sketch claims more bits than it has", where=where)
@@ -231,6 +237,16 @@ def _weights(groups: Json, records: bytes, where: str) -> WeightFacts:
         table["rms"].astype(np.float32),
         table["state"].copy(),
     )
+
+
+def _check_groups(what: str, groups: Sequence[NameGroup], limit: int, where: str) -> None:
+    """A few bytes can name a million tensors: the names are counted before one is built."""
+    count = sum(group.count for group in groups)
+    if count > limit:
+        raise LimitError(what, limit=limit, actual=count, where=where)
+    length = sum(group.count * len(group.template) for group in groups)
+    if length > MAX_NAME_CHARACTERS:
+        raise LimitError(f"characters in names of {what}", limit=MAX_NAME_CHARACTERS, actual=length, where=where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,9 +280,7 @@ def _turned(tensors: Sequence[TensorInfo], roles: Roles) -> frozenset[bool]:
         return frozenset()
     hidden = widths.pop()
     pairs = ((True, shapes.get("up")), (False, shapes.get("embed")))
-    return frozenset(
-        inside for inside, shape in pairs if shape and shape[1] != hidden and shape[0] == hidden
-    )
+    return frozenset(inside for inside, shape in pairs if shape and shape[1] != hidden and shape[0] == hidden)
 
 
 _INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"})

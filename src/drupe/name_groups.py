@@ -40,6 +40,11 @@ class NameGroup:
     dtype: str
 
     @property
+    def count(self) -> int:
+        """How many names, without building one. Raises FormatError on runs from a stranger."""
+        return sum(size for _, size in _terms(self.runs)) if self.runs else 1
+
+    @property
     def indices(self) -> tuple[Indices, ...]:
         """The numbers of each name, sorted. Raises FormatError or LimitError on runs from a stranger."""
         return tuple(sorted(_read_runs(self.runs)))
@@ -128,18 +133,21 @@ def _read_runs(runs: str) -> Iterator[Indices]:
     if not runs:
         yield ()
         return
-    if len(runs) > 1 << 20 or not _RUNS.fullmatch(runs):
-        raise FormatError(f"not a list of numbers: {runs[:60]!r}", where="name group")
     room = MAX_TENSORS
-    for term in runs.split(";"):
-        columns = [[_range(part) for part in column.split("+")] for column in term.split(",")]
-        size = 1
-        for column in columns:
-            size *= sum(len(part) for part in column)
+    for columns, size in _terms(runs):
         room -= size
         if room < 0:
             raise LimitError("tensors in a group of names", limit=MAX_TENSORS, actual=MAX_TENSORS - room)
         yield from product(*([value for part in column for value in part] for column in columns))
+
+
+def _terms(runs: str) -> Iterator[tuple[list[list[range]], int]]:
+    """The columns of each term, and how many combinations they have."""
+    if len(runs) > 1 << 20 or not _RUNS.fullmatch(runs):
+        raise FormatError(f"not a list of numbers: {runs[:60]!r}", where="name group")
+    for term in runs.split(";"):
+        columns = [[_range(part) for part in column.split("+")] for column in term.split(",")]
+        yield columns, prod(sum(len(part) for part in column) for column in columns)
 
 
 def _range(text: str) -> range:

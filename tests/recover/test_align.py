@@ -34,7 +34,9 @@ def test_related_pairs_are_proven_and_independent_ones_are_not(tmp_path: Path) -
 
 def test_a_wrong_layer_map_proves_nothing_inside_layers(tmp_path: Path) -> None:
     """A map always comes out of an alignment: each pair must stand by itself."""
-    pairs = align(parts("r0_cpt", tmp_path), parts("r0", tmp_path), Plan(((0, 1), (1, 2), (2, 3)), None, True))
+    pairs = align(
+        parts("r0_cpt", tmp_path), parts("r0", tmp_path), Plan(((0, 1), (1, 2), (2, 3)), None, True)
+    )
     assert not any(pair.proven for pair in pairs if pair.place[1] is not None)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import zoo
 from drupe.recover import profile
-from pairs import parts, untrained
+from pairs import parts, untrained, with_tokens_of
 from zoo_files import Checkpoint, read_model
 
 
@@ -121,7 +121,9 @@ def test_damaged_values_give_no_hits_and_no_crash(tmp_path: Path) -> None:
 
 def test_responses_are_centred_and_of_length_one() -> None:
     dice = np.random.default_rng(1)
-    response = profile.respond(*(dice.standard_normal(s).astype(np.float32) + 1 for s in ((20, 16), (50, 16))))
+    response = profile.respond(
+        *(dice.standard_normal(s).astype(np.float32) + 1 for s in ((20, 16), (50, 16)))
+    )
     assert np.linalg.norm(response, axis=1) == pytest.approx(1.0, abs=1e-5)
     assert response.mean(axis=1) == pytest.approx(0.0, abs=1e-5)
 
@@ -138,4 +140,7 @@ def test_own_dependence_of_votes_is_measured() -> None:
 
 
 def test_untrained_models_share_no_units(tmp_path: Path) -> None:
-    assert not hits(untrained("gaussian", 1), untrained("gaussian", 2), tmp_path).significant
+    mine, theirs = (with_tokens_of(untrained("gaussian", n), f"r{n}") for n in (1, 0))
+    result = hits(mine, theirs, tmp_path)
+    assert result.tested
+    assert result.hits <= 3

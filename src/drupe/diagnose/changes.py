@@ -7,7 +7,7 @@ from drupe.diagnose.kinds import Kind, Transformation, Value
 from drupe.diagnose.residual import classify
 from drupe.fingerprint import Fingerprint
 from drupe.messages import Message
-from drupe.recover.lineage import Basis, Lineage
+from drupe.recover.findings import Basis, Lineage
 
 
 def transformations_of(c: Comparison) -> tuple[tuple[Transformation, ...], bool, tuple[Message, ...]]:

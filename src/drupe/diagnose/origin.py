@@ -6,10 +6,12 @@ from enum import StrEnum
 
 from drupe.compare import Comparison
 from drupe.messages import Message, msg
-from drupe.recover.lineage import Basis, Lineage
+from drupe.recover.findings import Basis, Lineage
 from drupe.recover.spectrum import Start
 from drupe.signals.sketch.compare import SIGNIFICANT
 
+CLOSE_TABLE = 0.5
+"""Relative change below which a table of tokens alone proves descent; a shared start is at 0.74 and more."""
 SUGGESTIVE = -3.0
 """log10 p below which a null result is not taken for independence."""
 
@@ -107,10 +109,9 @@ def _origin_of_part(
 ) -> tuple[Origin, tuple[Message, ...], float | None]:
     if lineage.basis is Basis.ROTATED:
         return Origin.DESCENT, (_profile_reason(lineage), msg("diagnosis.rotated")), lineage.profile.log10_p
-    start = lineage.spectrum.start if lineage.spectrum else None
     proven = [pair for pair in lineage.pairs if pair.proven]
-    equal = any(pair.residual.rho < 0.5 for pair in proven)
-    if equal or start is Start.LINEAGE:
+    # Only closeness counts: one table of a shared start, trained on the same text, keeps its learned directions too.
+    if any(pair.residual.rho < CLOSE_TABLE for pair in proven):
         names = ", ".join(sorted(pair.suspect.label for pair in proven))
         z = round(max((pair.z for pair in proven), default=0.0), 1)
         return Origin.DESCENT, (msg("diagnosis.tables_only", names=names, z=z),), log10_p

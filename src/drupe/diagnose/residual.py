@@ -13,7 +13,7 @@ from drupe.compare import Comparison
 from drupe.diagnose.kinds import Kind, Transformation
 from drupe.messages import Message, msg
 from drupe.recover.align import SAMPLE_ROWS
-from drupe.recover.lineage import Lineage, PairFacts
+from drupe.recover.findings import Lineage, PairFacts
 
 TRAINED_EDGE = 1.15
 """Median edge (see residual.spectral_edge) from which a residual is training by itself."""

@@ -70,7 +70,9 @@ def _check_nodes(data: bytes, where: str) -> None:
     cost = sum(bytes_each * data.count(mark) for mark, bytes_each in _COST.items())
     limit = 4 * len(data) + _MEMORY_FLOOR
     if cost > limit:
-        raise LimitError("bytes of memory for the values of this JSON text", limit=limit, actual=cost, where=where)
+        raise LimitError(
+            "bytes of memory for the values of this JSON text", limit=limit, actual=cost, where=where
+        )
 
 
 def _check_width(data: bytes, where: str) -> None:

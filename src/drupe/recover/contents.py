@@ -67,7 +67,9 @@ def _standardised(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     if table.shape[1] < MIN_CONTROL:
         return table
-    centre = np.maximum(0.0, np.quantile(table, 0.25, axis=1, keepdims=True))  # repeats may fill the upper half
+    centre = np.maximum(
+        0.0, np.quantile(table, 0.25, axis=1, keepdims=True)
+    )  # repeats may fill the upper half
     scale = np.maximum(1.0, MAD_TO_SD * np.median(np.abs(table - centre), axis=1, keepdims=True))
     result: NDArray[np.float64] = (table - centre) / scale
     return result

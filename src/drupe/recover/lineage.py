@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
-from drupe.lattice import DeltaGrid, Lattice, delta_grid, find_lattice
+from drupe.lattice import delta_grid, find_lattice
 from drupe.messages import Message
 from drupe.model import Matrix, Model
 from drupe.readers.interface import Absent, FloatArray
@@ -23,15 +21,15 @@ from drupe.recover import spectrum as spectra
 from drupe.recover.admissible import Admissible, admissible
 from drupe.recover.align import AlignedPair, Plan, align, spread
 from drupe.recover.contents import match_contents
+from drupe.recover.findings import Basis, Lineage, Matches, PairFacts
 from drupe.recover.parts import Parts, Place, parts_of
-from drupe.recover.permuted import RowsResult, compare_rows
+from drupe.recover.permuted import compare_rows
 from drupe.recover.profile_opaque import compare_opaque
 from drupe.recover.refine import refine_rotation
 from drupe.recover.rotation import find_rotation
-from drupe.residual import Residual, measure
+from drupe.residual import measure
 from drupe.roles import is_layer_role, is_table_role
-from drupe.signals.interface import Finding
-from drupe.signals.sketch.compare import LOG10_ALPHA, SIGNIFICANT, Match, SketchResult
+from drupe.signals.sketch.compare import LOG10_ALPHA, SIGNIFICANT, SketchResult
 from drupe.signals.sketch.facts import WeightFacts
 from drupe.stats import log10_at_least
 
@@ -42,70 +40,6 @@ SPECTRAL_PAIRS = 16
 """Pairs whose residual spectrum, grid and singular directions are computed; equality is checked on all."""
 PLAIN_CORRELATION = 0.9
 """Sketch correlation above which no shared start is possible, so a sample needs no profile."""
-
-
-class Basis(StrEnum):
-    """In which coordinates the two models were found to correspond."""
-
-    RAW = "raw"
-    ROTATED = "rotated"
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class PairFacts:
-    """One aligned pair, without its values. ``place``: role and layer, borrowed where the names say nothing."""
-
-    place: Place
-    suspect: Matrix
-    source: Matrix
-    z: float
-    proven: bool
-    moved: str | None
-    raw: bool
-    residual: Residual
-    lattice: Lattice | None = None
-    delta: DeltaGrid | None = None
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """Which matrix is which, from the sketches or, where names say nothing, from whole matrices."""
-
-    matches: tuple[Match, ...]
-    comparable: int
-    log10_p: float
-    by_role: bool
-    """Only the sum over equal roles is significant, no single matrix need be."""
-
-    @property
-    def matched(self) -> tuple[Match, ...]:
-        """The significant ones."""
-        return tuple(match for match in self.matches if match.significant)
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """Facts of the deep comparison; ``map_possible`` is None when a relation was found."""
-
-    basis: Basis
-    evidence: Matches
-    profile: profiles.ProfileResult
-    full: bool
-    layer_map: tuple[tuple[int, int], ...] = ()
-    pairs: tuple[PairFacts, ...] = ()
-    spectrum: spectra.SpectrumResult | None = None
-    map_possible: Admissible | None = None
-    vectors_equal: float | None = None
-    tables_only: bool = False
-    rows: RowsResult | None = None
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """Findings of the steps that ran or said why not."""
-        spectrum = self.spectrum.findings if self.spectrum else ()
-        return (*self.profile.findings, *spectrum, *(self.rows.findings if self.rows else ()))
 
 
 _NO_PROFILE = profiles.ProfileResult(False)
@@ -147,7 +81,9 @@ def _out_of_place(
     if full and possible.possible and not any(_looks_like_transformer(side) for side in facts):
         rows = compare_rows(a, b, facts)
         return Lineage(Basis.NONE, evidence, _NO_PROFILE, full=full, map_possible=possible, rows=rows)
-    profile = _profile(mine, theirs, sparing=not full)  # also where the widths seem to exclude a map: it costs little
+    profile = _profile(
+        mine, theirs, sparing=not full
+    )  # also where the widths seem to exclude a map: it costs little
     if profile.borrowed:
         names = dict(profile.borrowed)
         mine = parts_of(a, names) if profile.borrowed_is_suspect else mine
@@ -243,7 +179,9 @@ def _rotated(
     basis = Basis.ROTATED
     chosen = layer_map if full else spread(layer_map, 3)
     in_place = any(pair.proven for pair in align(mine, theirs, Plan((), None, True)))
-    if in_place or np.linalg.norm(q - np.eye(len(q))) < NEAR_IDENTITY * np.sqrt(len(q)):  # only sampled rows differ
+    if in_place or np.linalg.norm(q - np.eye(len(q))) < NEAR_IDENTITY * np.sqrt(
+        len(q)
+    ):  # only sampled rows differ
         basis, rotation = Basis.RAW, None
     else:
         rotation = refine_rotation(align(mine, theirs, Plan(chosen, q, True)), q)

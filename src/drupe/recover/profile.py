@@ -104,7 +104,9 @@ def _layer_pairs(
     """Layer 0 is left out unless it is all there is."""
     if given is not None:
         return [pair for pair in given if min(pair) > 0 or len(given) == 1]
-    left, right = (sorted(layer for name, layer in p.places if name == role and layer is not None) for p in (a, b))
+    left, right = (
+        sorted(layer for name, layer in p.places if name == role and layer is not None) for p in (a, b)
+    )
     if not left or not right:
         return []
     if sparing:

@@ -279,9 +279,13 @@ def _config_finding(a: StructureFacts, b: StructureFacts) -> tuple[Finding, ...]
         return (Skipped("structure.config", Component.ARCHITECTURE, msg("structure.no_config")),)
     equal = [key for key in keys if a.settings.get(key) == b.settings.get(key)]
     evidence = [
-        Evidence(a.spelled.get(field, field), msg("structure.respelled", old=b.spelled.get(field, field), value=a.canonical[field]))
+        Evidence(
+            a.spelled.get(field, field),
+            msg("structure.respelled", old=b.spelled.get(field, field), value=a.canonical[field]),
+        )
         for field in sorted(set(a.canonical) & set(b.canonical))
-        if a.spelled.get(field, field) != b.spelled.get(field, field) and a.canonical[field] == b.canonical[field]
+        if a.spelled.get(field, field) != b.spelled.get(field, field)
+        and a.canonical[field] == b.canonical[field]
     ]
     for key in keys:
         if key not in equal:

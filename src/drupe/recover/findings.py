@@ -1,0 +1,81 @@
+"""What the deep comparison found: facts without values, for diagnose to draw conclusions from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from drupe.lattice import DeltaGrid, Lattice
+from drupe.model import Matrix
+from drupe.recover.admissible import Admissible
+from drupe.recover.parts import Place
+from drupe.recover.permuted import RowsResult
+from drupe.recover.profile import ProfileResult
+from drupe.recover.spectrum import SpectrumResult
+from drupe.residual import Residual
+from drupe.signals.interface import Finding
+from drupe.signals.sketch.compare import Match
+
+
+class Basis(StrEnum):
+    """In which coordinates the two models were found to correspond."""
+
+    RAW = "raw"
+    ROTATED = "rotated"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class PairFacts:
+    """One aligned pair, without its values. ``place``: role and layer, borrowed where the names say nothing."""
+
+    place: Place
+    suspect: Matrix
+    source: Matrix
+    z: float
+    proven: bool
+    moved: str | None
+    raw: bool
+    residual: Residual
+    lattice: Lattice | None = None
+    delta: DeltaGrid | None = None
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Which matrix is which, from the sketches or, where names say nothing, from whole matrices."""
+
+    matches: tuple[Match, ...]
+    comparable: int
+    log10_p: float
+    by_role: bool
+    """Only the sum over equal roles is significant, no single matrix need be."""
+
+    @property
+    def matched(self) -> tuple[Match, ...]:
+        """The significant ones."""
+        return tuple(match for match in self.matches if match.significant)
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Facts of the deep comparison; ``map_possible`` is None when a relation was found."""
+
+    basis: Basis
+    evidence: Matches
+    profile: ProfileResult
+    full: bool
+    layer_map: tuple[tuple[int, int], ...] = ()
+    pairs: tuple[PairFacts, ...] = ()
+    spectrum: SpectrumResult | None = None
+    map_possible: Admissible | None = None
+    vectors_equal: float | None = None
+    tables_only: bool = False
+    rows: RowsResult | None = None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Findings of the steps that ran or said why not."""
+        spectrum = self.spectrum.findings if self.spectrum else ()
+        return (*self.profile.findings, *spectrum, *(self.rows.findings if self.rows else ()))
