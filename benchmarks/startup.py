@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common import DRUPE, PYTHON, Row, Run, machine, median_run, run, table
+from common import DRUPE, PYTHON, Row, Run, in_time, machine, median_run, run, table
 from sparse import TINY, random_rows, trained_rows, write_model, write_tokenizer
 
 EVERY_ROW = 1 << 30
@@ -37,8 +36,7 @@ def row(what: str, limit: float | None, command: Sequence[str | Path], runs: int
     measured = f"{wall:.2f} s ({cpu:.2f} s CPU, {cpu / unit:.1f} x `import numpy`)"
     if last.output.startswith(b"{"):
         measured = f"`{json.loads(last.output)['verdict']['label']}`, {measured}"
-    busy = os.getloadavg()[0] > 1.0
-    met = last.code in (0, 1, 3) and (limit is None or wall <= limit or (busy and cpu <= limit))
+    met = last.code in (0, 1, 3) and (limit is None or in_time(limit, wall, cpu))
     return Row(what, "" if limit is None else f"<= {limit} s", measured, met)
 
 

@@ -81,13 +81,25 @@ SAFETENSORS: dict[str, tuple[bytes, str]] = {
     "not JSON": (safetensors("{" + "x" * 20), "not valid JSON"),
     "not UTF-8": (safetensors(b'{"\xff\xfe":1}'), "UTF-8|not valid JSON"),
     "two roots": (safetensors("{}{}", 8), "not valid JSON"),
-    "NaN as an offset": (safetensors('{"a":{"dtype":"F32","shape":[2,4],"data_offsets":[NaN,32]}}', 32), "integers"),
-    "duplicate keys": (safetensors('{"a":' + json.dumps(entry()) + ',"a":' + json.dumps(entry()) + "}", 32), "duplicate"),
+    "NaN as an offset": (
+        safetensors('{"a":{"dtype":"F32","shape":[2,4],"data_offsets":[NaN,32]}}', 32),
+        "integers",
+    ),
+    "duplicate keys": (
+        safetensors('{"a":' + json.dumps(entry()) + ',"a":' + json.dumps(entry()) + "}", 32),
+        "duplicate",
+    ),
     "duplicate inner keys": (safetensors('{"a":{"dtype":"F32","dtype":"F64"}}', 32), "duplicate"),
     "overlap": (safetensors({"a": entry(), "b": entry(offsets=(16, 48))}, 48), "overlap"),
     "same place": (safetensors({"a": entry(), "b": entry()}, 32), "overlap"),
-    "out of range": (safetensors({"a": entry(offsets=(1 << 40, (1 << 40) + 32))}, 32), "exceeds the limit of 32"),
-    "offsets of 2^200": (safetensors({"a": entry(offsets=(1 << 200, (1 << 200) + 32))}, 32), "exceeds the limit of 32"),
+    "out of range": (
+        safetensors({"a": entry(offsets=(1 << 40, (1 << 40) + 32))}, 32),
+        "exceeds the limit of 32",
+    ),
+    "offsets of 2^200": (
+        safetensors({"a": entry(offsets=(1 << 200, (1 << 200) + 32))}, 32),
+        "exceeds the limit of 32",
+    ),
     "backwards": (safetensors({"a": entry(offsets=(32, 0))}, 32), "no range"),
     "negative offset": (safetensors({"a": entry(offsets=(-32, 0))}, 32), "no range"),
     "three offsets": (safetensors({"a": entry(offsets=(0, 16, 32))}, 32), "no range"),
@@ -104,19 +116,31 @@ SAFETENSORS: dict[str, tuple[bytes, str]] = {
     "unknown dtype": (safetensors({"a": entry(dtype="F33")}, 32), "unknown dtype"),
     "dtype of a list": (safetensors({"a": entry(dtype=["F32"])}, 32), "unknown dtype"),
     "an entry that is no object": (safetensors({"a": 7}, 32), "expected a JSON object"),
-    "metadata that is no object": (safetensors({"__metadata__": 7, "a": entry()}, 32), "expected a JSON object"),
+    "metadata that is no object": (
+        safetensors({"__metadata__": 7, "a": entry()}, 32),
+        "expected a JSON object",
+    ),
     "long name": (safetensors({"n" * 5000: entry()}, 32), "name: 5000 exceeds the limit of 4096"),
-    "huge integer": (safetensors('{"a":{"dtype":"F32","shape":[' + "9" * 5000 + '],"data_offsets":[0,4]}}', 4), "not valid JSON"),
+    "huge integer": (
+        safetensors('{"a":{"dtype":"F32","shape":[' + "9" * 5000 + '],"data_offsets":[0,4]}}', 4),
+        "not valid JSON",
+    ),
     "deep nesting": (safetensors('{"a":' * 30_000 + "1" + "}" * 30_000), "nesting depth"),
     "a terminal escape in a name": (safetensors({"\x1b]0;owned\x07": entry((2, 5))}, 32), "claims 32 bytes"),
     "a lone surrogate in a name": (safetensors('{"\\ud800":{"dtype":"F33"}}', 32), "unknown dtype"),
-}  # fmt: skip
+}
 EXPLOSIONS: dict[str, tuple[Callable[[], bytes], str]] = {
     "100 MB of brackets": (lambda: safetensors(b"{" + FILLER[:-1]), "exceeds the limit"),
     "100 MB of objects": (lambda: safetensors((b'{"a":' * (20 << 20))[: 100 << 20]), "exceeds the limit"),
-    "20 MB of empty lists": (lambda: safetensors(b'{"a":[' + b"[]," * 7_000_000 + b"[]]}"), "exceeds the limit"),
+    "20 MB of empty lists": (
+        lambda: safetensors(b'{"a":[' + b"[]," * 7_000_000 + b"[]]}"),
+        "exceeds the limit",
+    ),
     "20 MB of strings": (lambda: safetensors(b'{"a":[' + b'"",' * 7_000_000 + b'""]}'), "exceeds the limit"),
-    "one string of 90 MB": (lambda: safetensors(b'{"a":"' + b"x" * (90 << 20) + b'"}'), "expected a JSON object"),
+    "one string of 90 MB": (
+        lambda: safetensors(b'{"a":"' + b"x" * (90 << 20) + b'"}'),
+        "expected a JSON object",
+    ),
     "one wide string of 40 MB": (
         lambda: safetensors(b'{"a":"' + "核".encode() * (10 << 20) + "\U0001f600".encode() + b'"}'),
         "expected a JSON object|exceeds the limit",
@@ -129,12 +153,18 @@ EXPLOSIONS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: safetensors(b'{"a":"' + b"x" * (90 << 20) + b'\\ud83d\\ude00"}'),
         "beyond U\\+FFFF: .* exceeds the limit",
     ),
-    "escapes of 60 MB": (lambda: safetensors(b'{"a":"' + b"\\u6838" * (10 << 20) + b'"}'), "expected a JSON object"),
+    "escapes of 60 MB": (
+        lambda: safetensors(b'{"a":"' + b"\\u6838" * (10 << 20) + b'"}'),
+        "expected a JSON object",
+    ),
     "150,000 tensors without values": (lambda: safetensors(_tensors(150_000)), "exceeds the limit"),
     "a million tensors": (lambda: safetensors(_tensors(1_000_001)), "exceeds the limit"),
-    "numbers of 4000 digits": (lambda: safetensors(b'{"a":[' + b"9" * 4000 + (b"," + b"9" * 4000) * 5000 + b"]}"), "."),
+    "numbers of 4000 digits": (
+        lambda: safetensors(b'{"a":[' + b"9" * 4000 + (b"," + b"9" * 4000) * 5000 + b"]}"),
+        ".",
+    ),
     "an ocean of blanks": (lambda: safetensors(b"{" + b" " * (90 << 20)), "not valid JSON"),
-}  # fmt: skip
+}
 
 
 def _tensors(number: int) -> bytes:
@@ -152,16 +182,30 @@ def weight_map(**places: str) -> str:
 
 
 INDEXES: dict[str, tuple[dict[str, Content], str]] = {
-    "a shard outside": ({INDEX: weight_map(a="../../etc/passwd")}, r"\.\./\.\./etc/passwd.*missing|leaves its folder"),
+    "a shard outside": (
+        {INDEX: weight_map(a="../../etc/passwd")},
+        r"\.\./\.\./etc/passwd.*missing|leaves its folder",
+    ),
     "an absolute shard": ({INDEX: weight_map(a="/etc/passwd")}, "/etc/passwd"),
     "a missing shard": ({INDEX: weight_map(a="x.safetensors")}, "shard 'x.safetensors' is missing"),
-    "a tensor that no shard holds": ({INDEX: weight_map(a="x.safetensors", b="x.safetensors"), "x.safetensors": GOOD}, "names tensor 'b'"),
+    "a tensor that no shard holds": (
+        {INDEX: weight_map(a="x.safetensors", b="x.safetensors"), "x.safetensors": GOOD},
+        "names tensor 'b'",
+    ),
     "a tensor in two shards": (
-        {INDEX: weight_map(a="x.safetensors", b="y.safetensors"), "x.safetensors": GOOD, "y.safetensors": safetensors({"a": entry(), "b": entry(offsets=(32, 64))}, 64)},
+        {
+            INDEX: weight_map(a="x.safetensors", b="y.safetensors"),
+            "x.safetensors": GOOD,
+            "y.safetensors": safetensors({"a": entry(), "b": entry(offsets=(32, 64))}, 64),
+        },
         "'a' is also in x.safetensors",
     ),
     "a tensor in the other shard": (
-        {INDEX: weight_map(a="y.safetensors", b="x.safetensors"), "x.safetensors": GOOD, "y.safetensors": safetensors({"b": entry()}, 32)},
+        {
+            INDEX: weight_map(a="y.safetensors", b="x.safetensors"),
+            "x.safetensors": GOOD,
+            "y.safetensors": safetensors({"b": entry()}, 32),
+        },
         "is in x.safetensors, not here",
     ),
     "no weight map": ({INDEX: "{}"}, "weight_map"),
@@ -169,7 +213,7 @@ INDEXES: dict[str, tuple[dict[str, Content], str]] = {
     "duplicate names": ({INDEX: '{"weight_map": {"a": "x", "a": "y"}}'}, "duplicate"),
     "an index that is no JSON": ({INDEX: b"\x00\x01"}, "not valid JSON"),
     "a shard with terminal escapes": ({INDEX: weight_map(a="\x1b[2J.safetensors")}, r"missing|malformed"),
-}  # fmt: skip
+}
 DOCUMENTS: dict[str, tuple[str, Content, str]] = {
     "config: list": ("config.json", "[]", "expected a JSON object"),
     "config: garbage": ("config.json", b"\xff\x00\xfe", "not valid JSON"),
@@ -180,16 +224,24 @@ DOCUMENTS: dict[str, tuple[str, Content, str]] = {
     "config: huge integer": ("config.json", '{"hidden_size":' + "9" * 5000 + "}", "not valid JSON"),
     "tokenizer: garbage": ("tokenizer.json", b"\x00" * 50, "not valid JSON"),
     "tokenizer: no model": ("tokenizer.json", "{}", "expected a JSON object"),
-    "tokenizer: duplicate piece": ("tokenizer.json", '{"model":{"type":"BPE","vocab":{"a":1,"a":2}}}', "duplicate"),
+    "tokenizer: duplicate piece": (
+        "tokenizer.json",
+        '{"model":{"type":"BPE","vocab":{"a":1,"a":2}}}',
+        "duplicate",
+    ),
     "tokenizer: 3 million values": ("tokenizer.json", "[" + "0," * 3_000_000 + "0]", "exceeds the limit"),
     "vocabulary: no UTF-8": ("vocab.txt", b"\xff\xfe\x00", "UTF-8"),
     "vocabulary: a million lines": ("vocab.txt", b"a\n" * 1_100_000, "exceeds the limit"),
     "sentencepiece: length lies": ("tokenizer.model", b"\x0a\xff\xff\xff\xff\x0f", "tokenizer.model"),
-    "sentencepiece: a million pieces": ("tokenizer.model", b"\x0a\x08\x0a\x01a\x15\0\0\0\0" * 1_060_000, "exceeds the limit"),
+    "sentencepiece: a million pieces": (
+        "tokenizer.model",
+        b"\x0a\x08\x0a\x01a\x15\0\0\0\0" * 1_060_000,
+        "exceeds the limit",
+    ),
     "sentencepiece: neither": ("tokenizer.model", b"\x89PNG", "neither"),
     "tiktoken: bad base64": ("x.tiktoken", b"!!!! 1\n", "x.tiktoken"),
     "tiktoken: huge rank": ("x.tiktoken", b"YWI= 99999999\n", "exceeds the limit"),
-}  # fmt: skip
+}
 ONNX: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
     "garbage": (b"PK\x03\x04 not a model at all", "model.onnx"),
@@ -203,7 +255,7 @@ ONNX: dict[str, tuple[bytes, str]] = {
     "metadata": (part(14, part(1, b"k") + part(2, b"v")) * 200_000, "exceeds the limit"),
     "nameless": (initialiser(count(1, 4) + count(2, 1) + part(9, bytes(16))), "no name"),
     "two graphs": (many(lambda _: part(7, b""), 2), "more than one graph"),
-}  # fmt: skip
+}
 
 
 def _folder_tricks() -> dict[str, Hostile]:
@@ -215,17 +267,25 @@ def _folder_tricks() -> dict[str, Hostile]:
         "a link to itself": Hostile(_link("config.json", "config.json"), "", nothing),
         "a linked folder": Hostile(_link("weights", str(MODELS / "r0")), "", nothing),
         "a pipe": Hostile(_pipe(WEIGHTS), "", nothing),
-        "a pipe by its own name": Hostile(_pipe(WEIGHTS), WEIGHTS, "neither a regular file nor a folder|no such file", WEIGHTS),
+        "a pipe by its own name": Hostile(
+            _pipe(WEIGHTS), WEIGHTS, "neither a regular file nor a folder|no such file", WEIGHTS
+        ),
         "a folder named as weights": Hostile(files_of({f"{WEIGHTS}/x": b""}), "", nothing),
-        "a folder of that name as the model": Hostile(files_of({f"{WEIGHTS}/x": b""}), WEIGHTS, nothing, WEIGHTS),
+        "a folder of that name as the model": Hostile(
+            files_of({f"{WEIGHTS}/x": b""}), WEIGHTS, nothing, WEIGHTS
+        ),
         "a name that is too long": Hostile(files_of({}), "nnnn", "no such file", "n" * 5000),
         "a name with a zero byte": Hostile(files_of({}), "a", "no such file", "a\0b"),
-        "a name with terminal escapes": Hostile(files_of({"\x1b[31m.safetensors": b"x"}), "\\x1b[31m", "malformed", "\x1b[31m.safetensors"),
+        "a name with terminal escapes": Hostile(
+            files_of({"\x1b[31m.safetensors": b"x"}), "\\x1b[31m", "malformed", "\x1b[31m.safetensors"
+        ),
         "weights of an unread kind": Hostile(files_of({"pytorch_model.bin": b"\x80\x02."}), "", nothing),
         "too many levels": Hostile(files_of({"d/" * 20 + "config.json": "{}"}), "", "depth of folders"),
-        "several GGUF": Hostile(files_of({"a.gguf": b"GGUF", "b.gguf": b"GGUF"}), "", "several models in one folder"),
+        "several GGUF": Hostile(
+            files_of({"a.gguf": b"GGUF", "b.gguf": b"GGUF"}), "", "several models in one folder"
+        ),
         "a missing model": Hostile(files_of({}), "nowhere", "no such file", "nowhere"),
-    }  # fmt: skip
+    }
 
 
 def _link(name: str, target: str) -> Make:

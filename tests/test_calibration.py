@@ -1,6 +1,6 @@
 """Statistics under the null: p-values of independent pairs are uniform or conservative, and nobody is accused.
 
-Seeds are fixed. Trained models: every pair of tests/models whose random starts differ; untrained ones: see pairs.KINDS.
+Seeds are fixed. Trained models: pairs of tests/models whose random starts differ; untrained ones: pairs.KINDS.
 benchmarks/calibration.py prints the same numbers over larger samples.
 """
 

@@ -97,7 +97,7 @@ FLOORS: tuple[tuple[str, str, tuple[tuple[str, dict[str, Any]], ...]], ...] = (
     ("two bits, renamed", "r0", (("quantise", {"bits": 2}), ("rename_all", {}))),
     ("two fifths of a merge", "r0", (("merge", {"other": "r1", "share": 0.4}),)),
     ("half of a merge, renamed", "r0", (("merge", {"other": "r1", "share": 0.5}), ("rename_all", {}))),
-    ("layers dropped, noise 5", "r0", (("map_layers", {"order": [1, 2, 3]}), ("noise", {"sigma": 5.0}))),
+    ("layers dropped, noise 3", "r0", (("map_layers", {"order": [1, 2, 3]}), ("noise", {"sigma": 3.0}))),
     (
         "units and heads, noise 1",
         "r0",

@@ -246,7 +246,9 @@ def _check_groups(what: str, groups: Sequence[NameGroup], limit: int, where: str
         raise LimitError(what, limit=limit, actual=count, where=where)
     length = sum(group.count * len(group.template) for group in groups)
     if length > MAX_NAME_CHARACTERS:
-        raise LimitError(f"characters in names of {what}", limit=MAX_NAME_CHARACTERS, actual=length, where=where)
+        raise LimitError(
+            f"characters in names of {what}", limit=MAX_NAME_CHARACTERS, actual=length, where=where
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ with one shape over at least two numbers is a layer. What stays opaque is compar
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections import Counter, defaultdict
@@ -211,26 +212,34 @@ def _infer(infos: Sequence[TensorInfo]) -> dict[str, Role]:
         groups[pattern].append((numbers, info))
     hidden = _hidden_size(groups)
     found: dict[str, Role] = {}
+    taken: set[str] = set()
     for pattern, members in groups.items():
         varying = _varying(members)
         if varying is None or len({info.shape for _, info in members}) != 1:
             continue
-        role = _guess(pattern, members[0][1], hidden)
+        guess = _guess(pattern, members[0][1], hidden)
+        role = pattern if guess in taken else guess
+        taken.add(role)
         for numbers, info in members:
-            found[info.name] = Role(role, numbers[varying])
+            rest = [str(numbers[place]) for place in varying[1:]]  # experts of a layer
+            found[info.name] = Role(".".join([role, *rest]) if rest else role, numbers[varying[0]])
     return found
 
 
-def _varying(members: Sequence[tuple[tuple[int, ...], TensorInfo]]) -> int | None:
-    """Position of the one number that counts the members of a pattern from 0 or 1 upward, or None."""
+def _varying(members: Sequence[tuple[tuple[int, ...], TensorInfo]]) -> list[int] | None:
+    """Positions of the one or two numbers that count the members of a pattern (layers, experts), or None.
+
+    Each counts from 0 or 1 upward without a gap, and every combination occurs once.
+    """
     if len(members) < 2:
         return None
     columns = list(zip(*(numbers for numbers, _ in members), strict=True))
     varying = [place for place, values in enumerate(columns) if len(set(values)) > 1]
-    if len(varying) != 1 or len(set(columns[varying[0]])) != len(members):
+    counts = [sorted(set(columns[place])) for place in varying]
+    if not 1 <= len(varying) <= 2 or math.prod(len(values) for values in counts) != len(members):
         return None
-    values = sorted(columns[varying[0]])
-    return varying[0] if values[0] <= 1 and values[-1] - values[0] == len(values) - 1 else None
+    without_gap = all(values[0] <= 1 and values[-1] - values[0] == len(values) - 1 for values in counts)
+    return varying if without_gap and len({numbers for numbers, _ in members}) == len(members) else None
 
 
 def _hidden_size(groups: Mapping[str, Sequence[tuple[tuple[int, ...], TensorInfo]]]) -> int:

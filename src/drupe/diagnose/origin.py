@@ -8,6 +8,7 @@ from drupe.compare import Comparison
 from drupe.messages import Message, msg
 from drupe.recover.findings import Basis, Lineage
 from drupe.recover.spectrum import Start
+from drupe.signals.interface import Skipped
 from drupe.signals.sketch.compare import SIGNIFICANT
 
 CLOSE_TABLE = 0.5
@@ -83,7 +84,9 @@ def _origin_of_null(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Mess
                 rows.log10_p,
             )
         return Origin.UNDETERMINED, (msg("diagnosis.one_tensor"),), rows.log10_p
-    return Origin.UNTESTED, (msg("diagnosis.null_untested", why=possible.reason),), c.sketch.log10_p
+    because = [finding.reason for finding in lineage.profile.findings if isinstance(finding, Skipped)]
+    reasons = [msg("diagnosis.null_untested", why=possible.reason), *because]
+    return Origin.UNTESTED, tuple(reasons), c.sketch.log10_p
 
 
 def _origin_of_match(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Message, ...], float | None]:

@@ -31,6 +31,7 @@ from drupe.signals.sketch.bits import window
 
 MOVED_CHANGE = 0.5
 """Relative change below which rows are taken to stand where they stood."""
+POSITIONS = ("position", "token_type")
 CONTROLS = 3
 CONTROL_FACTOR = 2.0
 """z must exceed that of another layer by this factor: starts with structure make all layers alike."""
@@ -74,7 +75,7 @@ class AlignedPair:
 
         Token rows of unrelated models share the direction of frequency, so tables need twice the z.
         """
-        floor = TABLE_Z if self.place[1] is None else SIGNIFICANT_Z
+        floor = TABLE_Z if is_table_role(self.place[0]) or self.place[0] in POSITIONS else SIGNIFICANT_Z
         return self.z >= max(floor, CONTROL_FACTOR * self.control)
 
 

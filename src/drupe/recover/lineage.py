@@ -178,7 +178,8 @@ def _rotated(
         return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
     basis = Basis.ROTATED
     chosen = layer_map if full else spread(layer_map, 3)
-    in_place = any(pair.proven for pair in align(mine, theirs, Plan((), None, True)))
+    tables = (pair for pair in align(mine, theirs, Plan((), None, True)) if is_table_role(pair.place[0]))
+    in_place = any(pair.proven for pair in tables)
     if in_place or np.linalg.norm(q - np.eye(len(q))) < NEAR_IDENTITY * np.sqrt(
         len(q)
     ):  # only sampled rows differ

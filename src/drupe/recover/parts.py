@@ -60,6 +60,7 @@ def parts_of(model: Model, borrowed: Mapping[Matrix, Place] | None = None) -> Pa
         place = (borrowed or {}).get(matrix)
         if place is None and matrix.role is not None:
             place = (matrix.role, matrix.layer)
-        if place is not None:
-            places.setdefault(place, matrix)
+        places.setdefault(
+            place or (matrix.tensor, None), matrix
+        )  # unknown: equal names are tried, and tested
     return Parts(model, places)

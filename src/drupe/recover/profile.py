@@ -22,7 +22,7 @@ from drupe.messages import msg
 from drupe.model import Block, Matrix
 from drupe.readers.interface import FloatArray
 from drupe.recover.parts import Parts, Place
-from drupe.recover.tokens import PAIRED_Z, TokenRows, pairing_z, respond, shared_tokens, token_table
+from drupe.recover.tokens import TokenRows, respond, shared_tokens, token_table, tokens_are_paired
 from drupe.recover.units import mutual_nearest
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Finding, Measured, Skipped
 from drupe.stats import log10_bonferroni, log10_poisson_sf, wilson
@@ -81,7 +81,7 @@ def compare(
     if sparing and _bytes(b, votes, pairs) > SPARING_BYTES:
         return skipped("profile.too_large")
     embeds = (token_table(a, tokens.suspect), token_table(b, tokens.source))
-    if layer_pairs is None and pairing_z(*embeds) < PAIRED_Z:
+    if layer_pairs is None and not tokens_are_paired(*embeds):
         return skipped("profile.tokens_unpaired")
     table: dict[int, list[tuple[int, int, int]]] = {}
     dependence = 0.0

@@ -16,7 +16,7 @@ from drupe.model import Matrix
 from drupe.readers.interface import FloatArray
 from drupe.recover.parts import Parts, Place
 from drupe.recover.profile import MAX_DEPENDENCE, NULL_HITS, SIGNAL, ProfileResult, skipped, vote_dependence
-from drupe.recover.tokens import PAIRED_Z, pairing_z, respond, shared_tokens, token_table
+from drupe.recover.tokens import respond, shared_tokens, token_table, tokens_are_paired
 from drupe.recover.units import mutual_nearest
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Measured
 from drupe.stats import log10_bonferroni, log10_poisson_sf, wilson
@@ -84,7 +84,7 @@ def _counts(
     if tokens is None:
         return None, 0
     mine, theirs = token_table(named, tokens.suspect), token_table(known, tokens.source)
-    if pairing_z(mine, theirs) < PAIRED_Z:
+    if not tokens_are_paired(mine, theirs):
         return None, 0
     right = [[_thin(_known(known, role, layer, theirs)) for layer in layers] for role in votes]
     left = [

@@ -14,6 +14,7 @@ from drupe.recover.units import finite
 
 TOKENS = 600
 MIN_TOKENS = 200
+WHITE_EDGE = 1.1
 PAIRED_Z = 6.0
 """Mantel z of the token tables from which a null profile means something."""
 
@@ -52,6 +53,18 @@ def _token_rows(pairs: NDArray[np.intp], limit: int, *, by_string: bool) -> Toke
     if 0 < limit < len(pairs):
         pairs = pairs[np.linspace(0, len(pairs) - 1, limit).astype(np.intp)]
     return TokenRows(pairs[:, 0], pairs[:, 1], by_string)
+
+
+def is_unstructured(table: FloatArray) -> bool:
+    """Whether a token table looks untrained: no direction beyond the Marchenko-Pastur edge of white noise."""
+    values = finite(table)
+    edge = float(values.std()) * float(np.sqrt(values.shape[0]) + np.sqrt(values.shape[1]))
+    return edge > 0 and float(np.linalg.norm(values, 2)) < WHITE_EDGE * edge
+
+
+def tokens_are_paired(a: FloatArray, b: FloatArray) -> bool:
+    """Whether the tables correspond token by token, or are untrained, so that nothing can tell and nothing is hidden."""
+    return pairing_z(a, b) >= PAIRED_Z or is_unstructured(a) or is_unstructured(b)
 
 
 def pairing_z(a: FloatArray, b: FloatArray, permutations: int = 30) -> float:
