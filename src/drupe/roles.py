@@ -215,6 +215,11 @@ def _infer(infos: Sequence[TensorInfo]) -> dict[str, Role]:
     taken: set[str] = set()
     for pattern, members in groups.items():
         varying = _varying(members)
+        if len(members) == 1 and len(members[0][1].shape) == 2:
+            table = _guess(pattern, members[0][1], hidden)
+            if table in TABLE_ROLES - taken:
+                taken.add(table)
+                found[members[0][1].name] = Role(table)
         if varying is None or len({info.shape for _, info in members}) != 1:
             continue
         guess = _guess(pattern, members[0][1], hidden)

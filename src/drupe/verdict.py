@@ -104,7 +104,7 @@ def judge(diagnosis: Diagnosis) -> Verdict:
         Component.BEHAVIOUR: ComponentVerdict(Relation.ABSENT, (msg("verdict.no_behaviour"),)),
     }
     label = label_of({component: verdict.relation for component, verdict in components.items()})
-    disclosure = _disclosure(c, label)
+    disclosure = _disclosure(diagnosis, label)
     originality = _originality(diagnosis, components)
     return Verdict(
         components,
@@ -192,8 +192,10 @@ def _tokenizer(c: Comparison) -> ComponentVerdict:
     return ComponentVerdict(Relation(c.tokenizer.outcome.value), (c.tokenizer.reason,))
 
 
-def _disclosure(c: Comparison, label: Label) -> Disclosure:
-    if label in (Label.UNRELATED, Label.INCONCLUSIVE):
+def _disclosure(d: Diagnosis, label: Label) -> Disclosure:
+    """Unknown also when the source was made of the suspect: nobody can name what came after."""
+    c = d.comparison
+    if label in (Label.UNRELATED, Label.INCONCLUSIVE) or d.direction == "source_from_suspect":
         return Disclosure.UNKNOWN
     return Disclosure(c.declared.disclosure)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from drupe.compare import Comparison
 from drupe.diagnose.kinds import Kind, Transformation
+from drupe.lattice import Lattice
 from drupe.messages import Message, msg
 from drupe.recover.align import SAMPLE_ROWS
 from drupe.recover.findings import Lineage, PairFacts
@@ -31,6 +32,8 @@ MAX_FEW_ROWS = 0.5
 KEPT_EQUAL = 0.99
 LATTICE_SHARE = 0.5
 BEYOND_GRID = 0.02
+FULL_GRID = (0.8, 1.2)
+"""Range of Lattice.fill of pure rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +108,14 @@ def _equal(c: Comparison, lineage: Lineage) -> Outcome:
     return Outcome(changes, not changes, (msg("diagnosis.values_equal"),))
 
 
-def _main_dtype(dtypes: dict[str, int] | object) -> str:
-    assert isinstance(dtypes, dict)
-    floats = Counter({name: count for name, count in dtypes.items() if name.startswith(("F", "BF"))})
-    return floats.most_common(1)[0][0] if floats else ""
+def _main_dtype(dtypes: Mapping[str, int]) -> str:
+    """The type of most values, indices and masks left out."""
+    values = {name: count for name, count in dtypes.items() if name not in ("I64", "I32", "BOOL")}
+    return max(values, key=lambda name: values[name]) if values else ""
 
 
 def _dtype_change(c: Comparison) -> Transformation | None:
-    before, after = _main_dtype(dict(c.source.storage.dtypes)), _main_dtype(dict(c.suspect.storage.dtypes))
+    before, after = _main_dtype(c.source.storage.dtypes), _main_dtype(c.suspect.storage.dtypes)
     if before == after or not before or not after:
         return None
     return Transformation(Kind.CAST, {"from": before, "to": after})
@@ -142,28 +145,45 @@ def _pool(pairs: Sequence[PairFacts]) -> _Pool:
 
 
 def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
-    stored = c.suspect.storage.quantised_bits
+    """The suspect lies on a grid (stored packed, or rounded); or the source does, and the suspect is what it rounds."""
+    stored, other = c.suspect.storage.quantised_bits, c.source.storage.quantised_bits
     tested = [pair for pair in pairs if pair.raw and not np.isnan(pair.residual.edge)]
+    if other > 0 and not stored:
+        return _unrounded(c, tested, pool)
     grids = [pair.lattice for pair in tested if pair.lattice is not None]
     on_grid = bool(tested) and len(grids) >= LATTICE_SHARE * len(tested)
-    other = c.source.storage.quantised_bits
     by_storage = stored > 0 and not 0 < other <= stored
-    if other > 0 and not stored:  # the source is the packed one: its grid explains the difference
-        on_grid, by_storage, grids = False, True, []
     if not on_grid and not by_storage:
         return _quantised_then_rounded(tested, pool)
-    scheme = _scheme(c) if by_storage else None
-    bits = _bits(scheme) if scheme else int(np.median([grid.bits for grid in grids]))
-    group = Counter(grid.group for grid in grids).most_common(1)[0][0] if grids else None
-    if scheme is None:
-        scheme = "symmetric" if sum(g.symmetric for g in grids) > 0.5 * len(grids) else "asymmetric"
-    change = Transformation(Kind.QUANTISED, {"bits": bits, "group": group, "scheme": scheme})
+    change = _grid_change(c, grids, by_storage=by_storage)
     beyond = float(np.median([grid.beyond_half_step for grid in grids])) if grids else 0.0
     if beyond <= BEYOND_GRID and pool.edge < TRAINED_EDGE:
         return Outcome((change,), False, (msg("diagnosis.quantised", rho=f"{pool.rho:.4f}"),))
     trained = _training(pool)
     reason = msg("diagnosis.quantised_trained", beyond=f"{beyond:.1%}", edge=f"{pool.edge:.2f}")
     return Outcome((trained, change) if pool.rho > 0.3 else (change, trained), False, (reason,))
+
+
+def _unrounded(c: Comparison, tested: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
+    """The source is packed: only if its own grid explains the whole difference is the suspect its original."""
+    grids = [pair.source_lattice for pair in tested if pair.source_lattice is not None]
+    if len(grids) < LATTICE_SHARE * max(len(tested), 1) or pool.edge >= TRAINED_EDGE:
+        return None
+    beyond = float(np.median([grid.beyond_half_step for grid in grids]))
+    fill = float(np.median([grid.fill for grid in grids]))
+    if beyond > BEYOND_GRID or not FULL_GRID[0] <= fill <= FULL_GRID[1]:
+        return None
+    change = _grid_change(c, grids, by_storage=True)
+    return Outcome((change,), False, (msg("diagnosis.unrounded", rho=f"{pool.rho:.4f}"),))
+
+
+def _grid_change(c: Comparison, grids: Sequence[Lattice], *, by_storage: bool) -> Transformation:
+    scheme = _scheme(c) if by_storage else None
+    bits = _bits(scheme) if scheme else int(np.median([grid.bits for grid in grids]))
+    group = Counter(grid.group for grid in grids).most_common(1)[0][0] if grids else None
+    if scheme is None:
+        scheme = "symmetric" if sum(grid.symmetric for grid in grids) > 0.5 * len(grids) else "asymmetric"
+    return Transformation(Kind.QUANTISED, {"bits": bits, "group": group, "scheme": scheme})
 
 
 def _quantised_then_rounded(tested: Sequence[PairFacts], pool: _Pool) -> Outcome | None:

@@ -38,6 +38,8 @@ class PairFacts:
     raw: bool
     residual: Residual
     lattice: Lattice | None = None
+    source_lattice: Lattice | None = None
+    """The grid of the source's own values, with the suspect's distances from it."""
     delta: DeltaGrid | None = None
     negated: bool = False
 

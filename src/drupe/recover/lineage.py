@@ -263,10 +263,11 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
     assert not isinstance(suspect.weights, Absent)
     info = suspect.weights.tensors[pair.suspect.tensor]
     residual = measure(pair.source_values, pair.suspect_values, info.dtype, spectral=deep)
-    lattice = delta = None
+    lattice = delta = on_grid = None
     if deep and pair.raw and pair.proven and residual.rho > 0.0 and pair.moved is None:
         lattice = find_lattice(pair.suspect_values, pair.source_values)
-        if lattice is not None and find_lattice(pair.source_values) is not None:
+        on_grid = find_lattice(pair.source_values, pair.suspect_values)
+        if on_grid is not None:
             lattice = None  # the source is on a grid itself: no change of the suspect's
         delta = delta_grid(pair.source_values, pair.suspect_values)
     return PairFacts(
@@ -278,8 +279,10 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
         pair.moved,
         pair.raw,
         residual,
-        lattice,
-        delta,
+        lattice=lattice,
+        source_lattice=on_grid,
+        delta=delta,
+        negated=pair.negated,
     )
 
 

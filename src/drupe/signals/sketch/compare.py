@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from drupe.messages import msg
 from drupe.model import Matrix
+from drupe.roles import is_table_role
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Finding, Measured, Skipped
 from drupe.signals.sketch.bits import WORDS, agreement_z
 from drupe.signals.sketch.facts import WeightFacts, speaking
@@ -109,10 +110,11 @@ Key = tuple[int, int, int]
 def _groups(a: WeightFacts, b: WeightFacts) -> dict[Key, tuple[list[int], list[int]]]:
     """Candidates: equal rows, columns and bits; tables of tokens need equal columns only."""
     groups: dict[Key, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    named = all(any(is_table_role(matrix.role) for matrix in facts.matrices) for facts in (a, b))
     for side, (facts, mask) in enumerate(zip((a, b), speaking(a, b), strict=True)):
         for index in np.flatnonzero(mask & (facts.counts >= MIN_BITS)):
             matrix = facts.matrices[index]
-            rows = 0 if matrix.role in ("embed", "head") else matrix.rows
+            rows = 0 if named and is_table_role(matrix.role) else matrix.rows
             groups[rows, matrix.columns, int(facts.counts[index])][side].append(int(index))
     return {key: group for key, group in groups.items() if group[0] and group[1]}
 
