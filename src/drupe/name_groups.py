@@ -152,4 +152,6 @@ def _terms(runs: str) -> Iterator[tuple[list[list[range]], int]]:
 
 def _range(text: str) -> range:
     low, _, high = text.partition("-")
+    if int(high or low) < int(low):
+        raise FormatError(f"the range {text} is empty", where="name group")
     return range(int(low), int(high or low) + 1)

@@ -73,9 +73,10 @@ def _layers(c: Comparison, lineage: Lineage) -> list[Transformation]:
 
 
 def _depth(side: Fingerprint) -> int:
-    """Number of layers: as stated or counted; 0 where the names say nothing about layers."""
+    """Number of layers: as the configuration states, else counted; 0 where the names say nothing about layers."""
     known = {matrix.layer for matrix in side.weights.matrices if matrix.layer is not None}
-    return max(side.structure.depth, len(known)) if known else 0
+    stated = side.structure.canonical.get("num_hidden_layers")
+    return stated if known and isinstance(stated, int) else len(known)
 
 
 def _vocabulary(c: Comparison) -> list[Transformation]:

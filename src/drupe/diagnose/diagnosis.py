@@ -117,6 +117,9 @@ def _damage(c: Comparison) -> tuple[Message, ...]:
                 caveats.append(
                     msg(f"diagnosis.state_{state.name.lower()}", side=msg(f"diagnosis.{side}"), count=count)
                 )
+    broken = [] if c.lineage is None else [pair for pair in c.lineage.pairs if np.isnan(pair.residual.rho)]
+    if broken and not caveats:
+        caveats.append(msg("diagnosis.state_not_finite", side=msg("diagnosis.suspect"), count=len(broken)))
     return tuple(caveats)
 
 

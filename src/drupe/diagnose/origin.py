@@ -91,6 +91,8 @@ def _origin_of_null(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Mess
 
 def _origin_of_match(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Message, ...], float | None]:
     log10_p = min(lineage.evidence.log10_p, lineage.profile.log10_p)
+    if lineage.pairs and not any(pair.proven for pair in lineage.pairs) and not lineage.evidence.by_role:
+        return Origin.UNDETERMINED, (msg("diagnosis.no_pair_proven"),), log10_p
     if lineage.tables_only or lineage.basis is Basis.ROTATED:
         return _origin_of_part(c, lineage, log10_p)
     if not _learned_matches(c) and not lineage.profile.significant:
@@ -134,7 +136,7 @@ def _powerful(c: Comparison) -> bool:
 def _learned_matches(c: Comparison) -> bool:
     """At least two matched matrices, or the sum over roles: one shared tensor may be a fixed transform."""
     if c.lineage is not None:
-        return len(c.lineage.evidence.matched) >= 2 or c.lineage.evidence.by_role
+        return len(c.lineage.evidence.matched) >= 2 or bool(c.lineage.evidence.by_role)
     return len(c.sketch.matched) >= 2 or c.sketch.role_log10_p < c.sketch.content_log10_p
 
 

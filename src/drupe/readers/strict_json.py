@@ -17,7 +17,7 @@ MAX_BYTES = 128 << 20
 MAX_WIDE_BYTES = 40 << 20
 """Of a JSON text with characters beyond U+FFFF; the largest known (a vocabulary of 262,144) has 33 MB."""
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]")
-_COST = {b",": 60, b"[": 80, b"{": 80, b":": 170}
+_COST = {b",": 80, b"[": 80, b"{": 80, b":": 170}
 """Measured bytes (CPython 3.11) of a further value, a list, an object, and a key with its place."""
 _MEMORY_FLOOR = 80 << 20
 

@@ -51,8 +51,8 @@ class Matches:
     matches: tuple[Match, ...]
     comparable: int
     log10_p: float
-    by_role: bool
-    """Only the sum over equal roles is significant, no single matrix need be."""
+    by_role: tuple[tuple[int, int], ...] = ()
+    """Pairs of equal role whose sum is significant although no single matrix need be; empty otherwise."""
 
     @property
     def matched(self) -> tuple[Match, ...]:

@@ -55,7 +55,7 @@ def investigate(
     escalate: bool,
 ) -> Lineage:
     """Run the steps that apply. ``full``: everything may be read; ``escalate``: a few whole layers may be."""
-    by_role = sketch.role_log10_p < sketch.content_log10_p
+    by_role = sketch.role_pairs if sketch.role_log10_p < sketch.content_log10_p else ()
     evidence = Matches(sketch.matched, sketch.comparable, sketch.log10_p, by_role)
     if full and _opaque(a, b) and _any_informative(facts):
         evidence = _by_content(a, b, facts) or evidence
@@ -129,7 +129,7 @@ def _by_content(a: Model, b: Model, facts: tuple[WeightFacts, WeightFacts]) -> M
         return None
     hits = sum(match.significant for match in matches)
     log10_p = log10_at_least(hits, len(matches), LOG10_ALPHA) if hits >= 2 else 0.0
-    return Matches(matches, len(matches), log10_p, by_role=False)
+    return Matches(matches, len(matches), log10_p)
 
 
 def _in_place(
@@ -275,7 +275,7 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
         pair.suspect,
         pair.source,
         pair.z,
-        pair.proven,
+        pair.proven and bool(np.isfinite(residual.rho)),
         pair.moved,
         pair.raw,
         residual,
@@ -291,7 +291,7 @@ def map_layers(
 ) -> tuple[tuple[int, int], ...]:
     """Suspect layer -> source layer, by vote of the matched matrices; unmatched layers are left out.
 
-    When only the sum over all matrices was significant, layers of equal number are taken.
+    When only the sum over equal roles was significant, the layers of that sum are taken.
     """
     left, right = ({m: p for p, m in parts.places.items()} for parts in (mine, theirs))
     votes: dict[int, Counter[int]] = {}
@@ -302,9 +302,8 @@ def map_layers(
             votes.setdefault(here[1], Counter())[there[1]] += 1
     if votes:
         return tuple((i, _winner(votes[i], i)) for i in sorted(votes))
-    if evidence.by_role:
-        return tuple((i, i) for i in mine.layers if i in theirs.layers)
-    return ()
+    pairs = [(facts[0].matrices[i].layer, facts[1].matrices[j].layer) for i, j in evidence.by_role]
+    return tuple(sorted({(i, j) for i, j in pairs if i is not None and j is not None}))
 
 
 def _winner(votes: Counter[int], layer: int) -> int:

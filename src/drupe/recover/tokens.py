@@ -63,8 +63,8 @@ def is_unstructured(table: FloatArray) -> bool:
 
 
 def tokens_are_paired(a: FloatArray, b: FloatArray) -> bool:
-    """Whether the tables correspond token by token, or are untrained, so that nothing can tell and nothing is hidden."""
-    return pairing_z(a, b) >= PAIRED_Z or is_unstructured(a) or is_unstructured(b)
+    """Whether the tables correspond token by token, or are both untrained: nothing can tell, nothing is hidden."""
+    return pairing_z(a, b) >= PAIRED_Z or (is_unstructured(a) and is_unstructured(b))
 
 
 def pairing_z(a: FloatArray, b: FloatArray, permutations: int = 30) -> float:

@@ -68,6 +68,7 @@ class SketchResult:
     content_log10_p: float
     role_z: float
     role_log10_p: float
+    role_pairs: tuple[tuple[int, int], ...]
     scale: float
     agreement: float
     findings: tuple[Finding, ...]
@@ -100,7 +101,16 @@ def compare(a: WeightFacts, b: WeightFacts) -> SketchResult:
     agreement = _agreement(a, b, matches, role_pairs)
     finding = _finding(a, b, matches, null, scale, log10_p, role_z, agreement)
     return SketchResult(
-        tuple(matches), len(matches), log10_p, content, role_z, role_p, scale, agreement, (finding,)
+        tuple(matches),
+        len(matches),
+        log10_p,
+        content,
+        role_z,
+        role_p,
+        tuple(role_pairs),
+        scale,
+        agreement,
+        (finding,),
     )
 
 
