@@ -90,8 +90,9 @@ def align(a: Parts, b: Parts, plan: Plan) -> Iterator[AlignedPair]:
         )
         if pair is not None:
             yield pair
+    controls: dict[str, float] = {}
     for i, j in plan.layer_map:
-        yield from _layer(a, b, i, j, plan)
+        yield from _layer(a, b, i, j, plan, controls)
 
 
 def _token_pair(
@@ -161,14 +162,17 @@ def _folded(parts: Parts, place: tuple[str, int | None], values: FloatArray) -> 
     return values if gain is None or gain.size != values.shape[1] else values * gain
 
 
-def _layer(a: Parts, b: Parts, i: int, j: int, plan: Plan) -> Iterator[AlignedPair]:
+def _layer(
+    a: Parts, b: Parts, i: int, j: int, plan: Plan, controls: dict[str, float]
+) -> Iterator[AlignedPair]:
     roles = sorted({role for role, layer in a.places if layer == i})
     pairs = {role: _plain(a, b, (role, i), (role, j), plan) for role in roles}
-    found = {
-        role: replace(pair, control=_control(b, pair, j, plan))
-        for role, pair in pairs.items()
-        if pair is not None
-    }
+    found = {}
+    for role, pair in pairs.items():
+        if pair is not None:
+            if role not in controls and pair.z >= SIGNIFICANT_Z:  # one layer tells what all of them share
+                controls[role] = _control(b, pair, j, plan)
+            found[role] = replace(pair, control=controls.get(role, 0.0))
     if plan.full:
         found = _undo_units(found)
         for role in ("q", "k", "v", "o"):
@@ -186,7 +190,7 @@ def _control(b: Parts, pair: AlignedPair, layer: int, plan: Plan) -> float:
     """
     role = pair.place[0]
     others = [other for other in b.layers if other != layer and (role, other) in b.places]
-    if not others or pair.z < SIGNIFICANT_Z:
+    if not others:
         return 0.0
     step = max(1, len(others) // CONTROLS)
     return min(_other_z(b, pair, role, other, plan) for other in others[::step][:CONTROLS])

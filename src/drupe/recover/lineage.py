@@ -249,7 +249,7 @@ def _measure(
 ) -> tuple[tuple[PairFacts, ...], list[tuple[FloatArray, FloatArray]]]:
     """Facts of every pair; the arrays of a few proven ones are kept for the spectrum."""
     total = len(plan.layer_map) * 7 + 2
-    step = max(1, total // SPECTRAL_PAIRS)
+    step = -(-total // SPECTRAL_PAIRS)
     facts, arrays = [], []
     for index, pair in enumerate(align(mine, theirs, plan)):
         deep = index % step == 0

@@ -1,0 +1,166 @@
+"""Names -> roles: each published scheme, foreign prefixes, inference for unknown names, and hostile names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zoo
+from drupe.readers.interface import TensorInfo
+from drupe.roles import Role, assign_roles, schemes, split_name
+
+
+def infos(names: Iterable[str], shape: tuple[int, ...] = (64, 64)) -> list[TensorInfo]:
+    return [TensorInfo(name, shape, "F32", "f") for name in names]
+
+
+def layers(*patterns: str, count: int = 2, first: int = 0) -> list[str]:
+    return [pattern.replace("#", str(layer)) for layer in range(first, first + count) for pattern in patterns]
+
+
+LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+FAMILIES: dict[str, tuple[list[str], str, str]] = {
+    "llama": (
+        layers(*(f"model.layers.#.{n}.weight" for n in LLAMA + MLP)),
+        "model.layers.1.mlp.up_proj.weight",
+        "1.up",
+    ),
+    "yi_v0": (
+        layers(*(f"model.layers.#.{n}.weight" for n in (*LLAMA, *MLP, "ln1", "ln2"))),
+        "model.layers.0.ln1.weight",
+        "0.norm1",
+    ),
+    "qwen2": (
+        layers(
+            *(f"model.layers.#.{n}.weight" for n in LLAMA + MLP),
+            *(f"model.layers.#.{n}.bias" for n in LLAMA[:3]),
+        ),
+        "model.layers.1.self_attn.q_proj.bias",
+        "1.q_bias",
+    ),
+    "qwen3": (
+        layers(*(f"model.layers.#.{n}.weight" for n in (*LLAMA, "self_attn.q_norm", "self_attn.k_norm"))),
+        "model.layers.1.self_attn.k_proj.weight",
+        "1.k",
+    ),
+    "gpt2": (
+        layers(
+            "h.#.attn.c_attn.weight", "h.#.attn.c_proj.weight", "h.#.mlp.c_fc.weight", "h.#.mlp.c_proj.weight"
+        ),
+        "h.1.attn.c_attn.weight",
+        "1.q+k+v",
+    ),
+    "bert": (
+        layers(
+            "bert.encoder.layer.#.attention.self.query.weight",
+            "bert.encoder.layer.#.attention.self.key.weight",
+            "bert.encoder.layer.#.intermediate.dense.weight",
+            "bert.encoder.layer.#.output.dense.weight",
+        ),
+        "bert.encoder.layer.1.intermediate.dense.weight",
+        "1.up",
+    ),
+    "gguf": (
+        layers("blk.#.attn_q.weight", "blk.#.attn_k.weight", "blk.#.ffn_up.weight", "blk.#.ffn_down.weight"),
+        "blk.1.ffn_down.weight",
+        "1.down",
+    ),
+    "t5": (
+        layers(
+            "encoder.block.#.layer.0.SelfAttention.q.weight",
+            "encoder.block.#.layer.0.SelfAttention.k.weight",
+            "encoder.block.#.layer.1.DenseReluDense.wo.weight",
+        ),
+        "encoder.block.1.layer.1.DenseReluDense.wo.weight",
+        "1.encoder.down",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_published_scheme_is_recognised(family: str) -> None:
+    names, example, label = FAMILIES[family]
+    roles = assign_roles(infos(names))
+    assert roles.scheme is not None
+    assert roles.scheme.name == family
+    assert roles.by_tensor[example].label == label
+    assert roles.layers == 2
+
+
+@pytest.mark.parametrize("prefix", ["", "language_model.", "base_model.model.", "a.b.c."])
+def test_a_foreign_prefix_does_not_hide_the_scheme(prefix: str) -> None:
+    roles = assign_roles(infos(prefix + name for name in FAMILIES["llama"][0]))
+    assert roles.scheme is not None
+    assert roles.by_tensor[f"{prefix}model.layers.0.mlp.gate_proj.weight"] == Role("gate", 0)
+
+
+def test_a_second_tower_of_the_same_names_is_not_mixed_in() -> None:
+    text = [f"text.{name}" for name in layers(*(f"layers.#.{n}.weight" for n in LLAMA + MLP), count=4)]
+    vision = [f"vision.{name}" for name in layers("layers.#.self_attn.q_proj.weight", count=2)]
+    roles = assign_roles(infos(text + vision))
+    assert roles.by_tensor["text.layers.3.self_attn.q_proj.weight"] == Role("q", 3)
+    assert roles.by_tensor.get("vision.layers.1.self_attn.q_proj.weight") != Role("q", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("r0", "llama"), ("q0", "qwen2"), ("g0", "gpt2"), ("b0", "bert")]
+)
+def test_trained_models(name: str, family: str) -> None:
+    model = zoo.read_model(name)
+    roles = assign_roles(TensorInfo(n, v.shape, "BF16", "f") for n, v in model.tensors.items())
+    assert roles.scheme is not None
+    assert roles.scheme.name == family
+    assert len(roles.by_tensor) >= 0.9 * len(model.tensors)
+
+
+def test_unknown_names_are_grouped_by_repetition_and_shape() -> None:
+    shapes = {"trunk.#.ffn_in.w": (256, 64), "trunk.#.ffn_out.w": (64, 256), "trunk.#.mix.w": (64, 64)}
+    tensors = [TensorInfo(p.replace("#", str(i)), s, "F32", "f") for p, s in shapes.items() for i in range(3)]
+    roles = assign_roles([*tensors, *infos(["head.w", "t_9f3a", "odd.7.w"])])
+    assert roles.scheme is None
+    assert roles.layers == 3
+    assert {role.layer for name, role in roles.by_tensor.items() if name.startswith("trunk")} == {0, 1, 2}
+    assert not {"head.w", "t_9f3a", "odd.7.w"} & roles.by_tensor.keys()
+
+
+def test_repetition_with_changing_shapes_or_gaps_is_no_layer() -> None:
+    growing = [TensorInfo(f"conv.{i}.w", (8 << i, 8), "F32", "f") for i in range(3)]
+    gaps = infos(["x.0.w", "x.5.w", "x.9.w"])
+    assert not assign_roles([*growing, *gaps]).by_tensor
+
+
+@pytest.mark.parametrize("digit", ["²", "①", "٣", "1" * 4000, "-1", "1e5", "00000000001"])
+def test_odd_numbers_in_names_are_no_crash(digit: str) -> None:
+    names = [f"model.layers.{digit}.self_attn.q_proj.weight", *FAMILIES["llama"][0]]
+    roles = assign_roles(infos(names))
+    assert roles.scheme is not None
+    assert roles.by_tensor["model.layers.0.mlp.up_proj.weight"] == Role("up", 0)
+
+
+@given(st.lists(st.text(st.sampled_from("ab.0129_²{}\\/é"), max_size=30), max_size=12, unique=True))
+def test_any_names_are_assigned_or_left_out(names: list[str]) -> None:
+    roles = assign_roles(infos(names))
+    assert roles.by_tensor.keys() <= set(names)
+
+
+def test_no_tensor_at_all() -> None:
+    roles = assign_roles([])
+    assert (roles.scheme, roles.layers, dict(roles.by_tensor)) == (None, 0, {})
+
+
+def test_names_and_labels() -> None:
+    assert split_name("blk.7.ffn_up_exps.12.w") == ("blk.{}.ffn_up_exps.{}.w", (7, 12))
+    assert split_name("conv1d.w2") == ("conv1d.w2", ())
+    assert Role("up", 3, 5).label == "3.up.5"
+    assert Role("embed").label == "embed"
+
+
+def test_the_scheme_files_are_complete() -> None:
+    found = {scheme.name: scheme for scheme in schemes()}
+    assert set(FAMILIES) <= found.keys()
+    assert found["gpt2"].transposed
+    assert all(scheme.title and scheme.roles for scheme in found.values())
