@@ -111,11 +111,6 @@ def median_run(runs: Sequence[Run]) -> tuple[float, float, int]:
     )
 
 
-def in_time(limit: float, wall: float, cpu: float) -> bool:
-    """Whether a limit in seconds is kept: by the wall clock, or by CPU time while other load holds the machine."""
-    return wall <= limit or (os.getloadavg()[0] > 1.5 and cpu <= limit)
-
-
 def machine() -> str:
     """One line: processor, cores, memory, system, Python, numpy; the load tells how noisy wall times are."""
     model = next(

@@ -28,8 +28,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     A device or pipe (``/dev/null``) is written to, never replaced; a link keeps pointing at its target.
     Raises SourceError when the folder cannot be written.
     """
-    target = Path(os.path.realpath(path))
     try:
+        target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():
             target.write_bytes(data)
             return

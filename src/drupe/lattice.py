@@ -14,6 +14,10 @@ from drupe.stats import excess_kurtosis
 LATTICE_GROUPS = (0, 256, 128, 64, 32)
 """Group sizes along a row that are tried, largest first; 0 = the whole row."""
 UNIFORM_KURTOSIS = -0.4
+BEYOND_GRID = 0.02
+"""Largest share of values farther than half a step that still counts as rounding."""
+FULL_GRID = (0.8, 1.2)
+"""Range of Lattice.fill of pure rounding."""
 FINER_BITS = 2
 PASSES = 0.6
 """Share of the tried groups that must lie on a grid; values that were never quantised pass nowhere."""
@@ -34,6 +38,11 @@ class Lattice:
     ``fill``: rms of (A - B) / step times sqrt 12: 1 when B is A rounded (uniform errors), less when A is B changed a
     little, more after training.
     """
+
+
+def explains(lattice: Lattice) -> bool:
+    """Whether rounding to this grid is all that separates the two sides."""
+    return lattice.beyond_half_step <= BEYOND_GRID and FULL_GRID[0] <= lattice.fill <= FULL_GRID[1]
 
 
 def find_lattice(b: FloatArray, a: FloatArray | None = None, samples: int = 24) -> Lattice | None:

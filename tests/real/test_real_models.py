@@ -143,7 +143,8 @@ EDITS: dict[str, tuple[Callable[[Checkpoint], Checkpoint], str, str, set[str], s
         {"low_rank_update"},
         {"quantised", "gaussian_noise"},
     ),
-    "a stranger of equal design": (fresh, "same_design", "independent", set(), set()),
+    # Random weights against trained ones: what is drowned in noise looks the same, so nothing is claimed.
+    "random weights of equal design": (fresh, "inconclusive", "inconclusive", set(), set()),
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from drupe.compare import Comparison
 from drupe.diagnose.kinds import Kind, Transformation
-from drupe.lattice import Lattice
+from drupe.lattice import BEYOND_GRID, FULL_GRID, Lattice
 from drupe.messages import Message, msg
 from drupe.recover.align import SAMPLE_ROWS
 from drupe.recover.findings import Lineage, PairFacts
@@ -31,9 +31,8 @@ MIN_PRUNED = 0.05
 MAX_FEW_ROWS = 0.5
 KEPT_EQUAL = 0.99
 LATTICE_SHARE = 0.5
-BEYOND_GRID = 0.02
-FULL_GRID = (0.8, 1.2)
-"""Range of Lattice.fill of pure rounding."""
+MIN_TRAINED_EDGE = 1.05
+"""Mean edge below which a trained component, however significant, is too small to be named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class _Pool:
     sigma: float
     floor: float
     edge: float
+    mean_edge: float
     trained_z: float
     kurtosis: float
     values: int
@@ -83,7 +83,8 @@ def _pairs(lineage: Lineage) -> list[PairFacts]:
     proven = [pair for pair in lineage.pairs if pair.proven]
     hidden = [pair for pair in proven if pair.place[1] is not None]
     changed = [pair for pair in hidden or proven if pair.residual.equal < 1.0]
-    return changed or proven
+    beyond = [pair for pair in changed if pair.residual.sigma >= ROUNDING * pair.residual.floor]
+    return beyond or changed or proven
 
 
 def _negated(lineage: Lineage, pairs: Sequence[PairFacts]) -> Outcome:
@@ -138,6 +139,7 @@ def _pool(pairs: Sequence[PairFacts]) -> _Pool:
         sigma=float(np.median([r.sigma for r in deep])),
         floor=float(np.median([r.floor for r in deep])),
         edge=float(np.median([r.edge for r in deep])),
+        mean_edge=float(np.exp(np.mean(logs))) if logs else 1.0,
         trained_z=float(np.mean(logs) / EDGE_SD * np.sqrt(len(logs))) if logs else 0.0,
         kurtosis=float(np.median([r.kurtosis for r in deep])),
         values=sum(residual.size for residual in deep),
@@ -148,8 +150,9 @@ def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcom
     """The suspect lies on a grid (stored packed, or rounded); or the source does, and the suspect is what it rounds."""
     stored, other = c.suspect.storage.quantised_bits, c.source.storage.quantised_bits
     tested = [pair for pair in pairs if pair.raw and not np.isnan(pair.residual.edge)]
-    if other > 0 and not stored:
-        return _unrounded(c, tested, pool)
+    original = _unrounded(c, tested, pool) if other > 0 and not stored else None
+    if original is not None:
+        return original
     grids = [pair.lattice for pair in tested if pair.lattice is not None]
     on_grid = bool(tested) and len(grids) >= LATTICE_SHARE * len(tested)
     by_storage = stored > 0 and not 0 < other <= stored
@@ -233,19 +236,25 @@ def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome
 
 def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
     """White residuals are noise; a spectrum that leaves the Marchenko-Pastur bulk is training."""
-    trained = pool.edge >= TRAINED_EDGE or pool.trained_z >= TRAINED_Z
-    if not trained or _is_rewrite(pool, lineage):
-        if pool.sigma < ROUNDING * max(pool.floor, 1e-7) or _is_rewrite(pool, lineage):
-            return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
-        return Outcome((_noise(pool),), False, (msg("diagnosis.white", **_numbers(pool)),))
-    if _few_rows(lineage):
-        change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
-        return Outcome((change,), False, (msg("diagnosis.few_rows"),))
+    if _is_rewrite(pool, lineage):
+        return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
     rank = _low_rank(lineage)
     if rank is not None:
         modules = sorted({pair.place[0] for pair in _pairs(lineage)})
         change = Transformation(Kind.LOW_RANK_UPDATE, {"rank": rank, "modules": modules})
         return Outcome((change,), False, (msg("diagnosis.low_rank", rank=rank),))
+    if np.isnan(pool.edge):
+        change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
+        return Outcome((change,), False, (msg("diagnosis.unseen_change", rho=f"{pool.rho:.4f}"),))
+    weak = pool.trained_z >= TRAINED_Z and pool.mean_edge >= MIN_TRAINED_EDGE
+    trained = pool.edge >= TRAINED_EDGE or weak
+    if not trained:
+        if pool.sigma < ROUNDING * max(pool.floor, 1e-7):
+            return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
+        return Outcome((_noise(pool),), False, (msg("diagnosis.white", **_numbers(pool)),))
+    if _few_rows(lineage):
+        change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
+        return Outcome((change,), False, (msg("diagnosis.few_rows"),))
     if pool.edge < TRAINED_EDGE and abs(pool.kurtosis) < 0.15:
         changes = (_noise(pool), _training(pool))
         return Outcome(changes, False, (msg("diagnosis.noise_and_training", **_numbers(pool)),))
@@ -261,12 +270,12 @@ def _few_rows(lineage: Lineage) -> bool:
 def _low_rank(lineage: Lineage) -> int | None:
     """The rank when every changed matrix moved in few directions only: at most a quarter of its side."""
     known = [pair for pair in _pairs(lineage) if pair.residual.rank is not None and pair.residual.equal < 1.0]
-    limits = [
-        min(p.suspect.rows, p.suspect.columns, 1 << 30 if lineage.full else SAMPLE_ROWS) / 4 for p in known
-    ]
-    if not known or not all(1 <= (p.residual.rank or 0) <= top for p, top in zip(known, limits, strict=True)):
+    side = 1 << 30 if lineage.full else SAMPLE_ROWS
+    limits = [min(pair.suspect.rows, pair.suspect.columns, side) / 4 for pair in known]
+    ranks = [pair.residual.rank or 0 for pair in known]
+    if not any(ranks) or any(rank > limit for rank, limit in zip(ranks, limits, strict=True)):
         return None
-    return int(np.median([pair.residual.rank or 0 for pair in known]))
+    return int(np.median([rank for rank in ranks if rank]))
 
 
 def _is_rewrite(pool: _Pool, lineage: Lineage) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from drupe.lattice import delta_grid, find_lattice
+from drupe.lattice import delta_grid, explains, find_lattice
 from drupe.messages import Message
 from drupe.model import Matrix, Model
 from drupe.readers.interface import Absent, FloatArray
@@ -249,10 +249,11 @@ def _measure(
 ) -> tuple[tuple[PairFacts, ...], list[tuple[FloatArray, FloatArray]]]:
     """Facts of every pair; the arrays of a few proven ones are kept for the spectrum."""
     total = len(plan.layer_map) * 7 + 2
-    step = -(-total // SPECTRAL_PAIRS)
+    # Drawn, not every n-th: a step of a multiple of seven would always meet the same role.
+    drawn = set(np.random.default_rng(0).permutation(total)[:SPECTRAL_PAIRS].tolist())
     facts, arrays = [], []
     for index, pair in enumerate(align(mine, theirs, plan)):
-        deep = index % step == 0
+        deep = index in drawn
         facts.append(_facts(pair, mine.model, deep=deep))
         if deep and pair.proven:
             arrays.append((pair.suspect_values, pair.source_values))
@@ -267,8 +268,8 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
     if deep and pair.raw and pair.proven and residual.rho > 0.0 and pair.moved is None:
         lattice = find_lattice(pair.suspect_values, pair.source_values)
         on_grid = find_lattice(pair.source_values, pair.suspect_values)
-        if on_grid is not None:
-            lattice = None  # the source is on a grid itself: no change of the suspect's
+        if on_grid is not None and lattice is not None and not explains(lattice):
+            lattice = None  # the source's own grid, still to be seen in the suspect
         delta = delta_grid(pair.source_values, pair.suspect_values)
     return PairFacts(
         pair.place,
