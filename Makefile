@@ -12,7 +12,7 @@ TESTS ?=
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo       compare real published models (downloads about 210 MB, once)"
+	@echo "make demo       compare real published models (downloads about 200 MB, once)"
 	@echo "make test       all tests that need no network"
 	@echo "make check      format, lint, types, layers, documentation"
 	@echo "make test-real  tests on published models (downloads them, once)"

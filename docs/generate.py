@@ -48,7 +48,7 @@ class Signal:
 
 
 SIGNALS = (
-    Signal("weights.identity", "weights", ("compare:_identity",), "identity.null"),
+    Signal("weights.identity", "weights", ("comparison:_identity",), "identity.null"),
     Signal("weights.sketch", "weights", ("signals.sketch.bits", "signals.sketch.compare"), "sketch.null"),
     Signal("weights.profile", "weights", ("recover.profile",), "profile.null"),
     Signal("weights.rows", "weights", ("recover.permuted",), "rows.null"),
@@ -81,7 +81,7 @@ SIGNALS = (
         "tokenizer.chat_template.null",
     ),
     Signal("tokenizer.pre_tokenizer", "tokenizer", (), "tokenizer.pre_tokenizer.null"),
-    Signal("code.identity", "code", ("compare:CodeResult",), "compare.code_null"),
+    Signal("code.identity", "code", ("comparison:CodeResult",), "compare.code_null"),
     Signal("declared.source", "weights", ("signals.declared",), "declared.null"),
     Signal("declared.copyright", "code", ("signals.declared:_copyright",), "declared.copyright_null"),
 )

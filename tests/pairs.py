@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drupe.compare import AUTO, Budget, Comparison, compare
+from drupe.comparison import AUTO, Budget, Comparison, compare
 from drupe.diagnose import Diagnosis, diagnose
 from drupe.fingerprint import extract
 from drupe.model import open_model

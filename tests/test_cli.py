@@ -17,7 +17,7 @@ import pytest
 
 from drupe import cli, workflows
 from drupe.cli import exit_code, parse_budget, parse_fail_on
-from drupe.compare import AUTO, FULL, SAMPLE
+from drupe.comparison import AUTO, FULL, SAMPLE
 from drupe.document import Report
 from drupe.errors import UsageError
 from drupe.fingerprint import MAGIC

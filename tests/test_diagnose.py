@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import zoo
-from drupe.compare import SAMPLE
+from drupe.comparison import SAMPLE
 from drupe.diagnose import Kind, Origin, diagnose
 from drupe.recover.spectrum import Start
 from pairs import Judged, judged

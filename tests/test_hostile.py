@@ -22,7 +22,7 @@ import pytest
 
 from drupe import cli, document
 from drupe import fingerprint as fingerprints
-from drupe.compare import compare
+from drupe.comparison import compare
 from drupe.diagnose import diagnose
 from drupe.errors import DrupeError
 from drupe.opening import open_subject

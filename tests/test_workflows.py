@@ -11,7 +11,7 @@ import pytest
 
 import drupe
 from drupe import document, workflows
-from drupe.compare import FULL, SAMPLE
+from drupe.comparison import FULL, SAMPLE
 from drupe.errors import FormatError, LimitError, LocatorError, OfflineError, UsageError
 from drupe.messages import Message
 from hostile_files import save_small

@@ -16,7 +16,7 @@ from drupe.errors import DrupeError, SourceError, UsageError
 from drupe.messages import LANGUAGES, Language, msg
 
 if TYPE_CHECKING:
-    from drupe.compare import Budget
+    from drupe.comparison import Budget
     from drupe.document import Report
     from drupe.report.progress import Progress
 
@@ -283,7 +283,7 @@ def _read_document(path: Path) -> bytes:
 
 def parse_budget(text: str) -> Budget:
     """``auto``, ``sample``, ``full`` or a number of bytes with K, M, G or T. Raises UsageError."""
-    from drupe.compare import AUTO, FULL, SAMPLE, Budget
+    from drupe.comparison import AUTO, FULL, SAMPLE, Budget
 
     named = {"auto": AUTO, "sample": SAMPLE, "full": FULL}
     if text in named:

@@ -238,6 +238,8 @@ def _varying(members: Sequence[tuple[tuple[int, ...], TensorInfo]]) -> list[int]
     """
     if len(members) < 2:
         return None
+    if len({len(numbers) for numbers, _ in members}) != 1:
+        return None  # a name that holds braces of its own looks like a pattern
     columns = list(zip(*(numbers for numbers, _ in members), strict=True))
     varying = [place for place, values in enumerate(columns) if len(set(values)) > 1]
     counts = [sorted(set(columns[place])) for place in varying]

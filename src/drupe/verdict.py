@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from drupe.compare import Comparison
+from drupe.comparison import Comparison
 from drupe.diagnose import SURFACE, Diagnosis, Kind, Origin
 from drupe.messages import Message, msg
 from drupe.signals.interface import Component

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from drupe import document, evidence, files
 from drupe import fingerprint as fingerprints
-from drupe.compare import AUTO, Budget
-from drupe.compare import compare as compare_subjects
+from drupe.comparison import AUTO, Budget
+from drupe.comparison import compare as compare_subjects
 from drupe.diagnose import diagnose
 from drupe.document import Report
 from drupe.errors import UsageError
@@ -88,16 +88,22 @@ def sketch(
     """
     if len(models) > 1 and keep_evidence is not None:
         raise UsageError("--evidence keeps one model at a time", hint="run drupe sketch once per model")
-    written = []
+    written: list[Path] = []
     for locator in models:
         notify(msg("progress.reading", locator=locator))
         subject = open_subject(locator, offline=offline)
-        target = output if len(models) == 1 else output / f"{_stem(locator)}.drupe"
+        target = output if len(models) == 1 else _unused(output, _stem(locator), written)
         files.write_atomically(target, fingerprints.to_bytes(subject.fingerprint))
         written.append(target)
         if keep_evidence is not None:
             written.append(evidence.preserve(subject, keep_evidence))
     return written
+
+
+def _unused(folder: Path, stem: str, written: Sequence[Path]) -> Path:
+    """A name in the folder that this run has not written yet: two models may share their last component."""
+    names = (f"{stem}.drupe", *(f"{stem}-{number}.drupe" for number in range(2, len(written) + 3)))
+    return next(folder / name for name in names if folder / name not in written)
 
 
 def _stem(locator: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drupe.compare import Comparison
+from drupe.comparison import Comparison
 from drupe.diagnose.kinds import Kind, Transformation, Value
 from drupe.diagnose.residual import classify
 from drupe.fingerprint import Fingerprint

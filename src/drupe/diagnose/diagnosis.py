@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drupe.compare import Comparison
+from drupe.comparison import Comparison
 from drupe.diagnose.changes import transformations_of
 from drupe.diagnose.kinds import Kind, Transformation
 from drupe.diagnose.origin import Origin, origin_of

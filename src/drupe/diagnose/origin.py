@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from drupe.compare import Comparison
+from drupe.comparison import Comparison
 from drupe.messages import Message, msg
 from drupe.recover.findings import Basis, Lineage
 from drupe.recover.spectrum import Start

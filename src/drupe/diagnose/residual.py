@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drupe.compare import Comparison
+from drupe.comparison import Comparison
 from drupe.diagnose.kinds import Kind, Transformation
 from drupe.lattice import BEYOND_GRID, FULL_GRID, Lattice
 from drupe.messages import Message, msg
