@@ -111,7 +111,7 @@ def ask(suspect: Path, source: Path) -> str:
 
 def table(rows: dict[str, Row]) -> Iterable[str]:
     """The Markdown table."""
-    yield "| pairs | right label and relation (95 %) | held out | set of changes | accused | the peer (weight score) |"
+    yield "| pairs | label and relation right (95 %) | held out | set of changes | accused | peer (weight score) |"
     yield "|---|---|---|---|---|---|"
     for name, row in rows.items():
         low, high = wilson(row.right, row.total)

@@ -147,7 +147,7 @@ def _pool(pairs: Sequence[PairFacts]) -> _Pool:
 
 
 def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
-    """The suspect lies on a grid (stored packed, or rounded); or the source does, and the suspect is what it rounds."""
+    """The suspect lies on a grid (stored packed, or rounded), or the source is what its grid made of the suspect."""
     stored, other = c.suspect.storage.quantised_bits, c.source.storage.quantised_bits
     tested = [pair for pair in pairs if pair.raw and not np.isnan(pair.residual.edge)]
     original = _unrounded(c, tested, pool) if other > 0 and not stored else None
