@@ -6,7 +6,7 @@ from drupe.comparison import Comparison
 from drupe.diagnose.kinds import Kind, Transformation, Value
 from drupe.diagnose.residual import classify
 from drupe.fingerprint import Fingerprint
-from drupe.messages import Message
+from drupe.messages import Message, msg
 from drupe.recover.findings import Basis, Lineage
 
 
@@ -20,7 +20,7 @@ def transformations_of(c: Comparison) -> tuple[tuple[Transformation, ...], bool,
             changes.insert(0, Transformation(Kind.ROTATED))
         if c.lineage is not None and c.lineage.rows is not None:
             changes.insert(0, Transformation(Kind.PERMUTED, {"what": "units"}))
-        return tuple(changes + surface), unchanged, ()
+        return tuple(changes + surface), unchanged, () if unchanged else (msg("diagnosis.change_untold"),)
     outcome = classify(c, c.lineage)
     changes = [*outcome.changes, *_layers(c, c.lineage), *_vocabulary(c), *_moved(c.lineage), *surface]
     return tuple(changes), outcome.unchanged and not changes, outcome.reasons
