@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from pico_recipes import SCALES, Recipe, Scale, corpus
 
-# A neighbour of this script may have a package's name (tokenizers.py) and hide it from the imports below.
+# A neighbour of this script must not hide a package of the imports below.
 sys.path.remove(str(Path(__file__).resolve().parent))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
