@@ -80,7 +80,6 @@ STAGES = frozenset({"opening", "comparison", "diagnose", "verdict", "document"})
 # Which third-party package may be imported where (prefixes of module names); all others nowhere.
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "numpy": ("",),
-    "scipy": ("recover.", "signals.", "stats", "residual"),
     "rich": ("report.", "cli"),
     "huggingface_hub": ("sources.hub", "sources.transfer"),
     "httpx": ("sources.transfer",),

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 TEST_TOOLS = {
     *("pytest", "hypothesis", "mypy", "ruff", "jsonschema", "gguf", "onnx"),
-    *("safetensors", "sentencepiece", "tokenizers", "types-pyyaml"),
+    *("safetensors", "scipy", "sentencepiece", "tokenizers", "types-pyyaml"),
 }
 
 

@@ -23,7 +23,7 @@ MAX_HEADER = 64 << 20
 """Bytes before the tensor data; a vocabulary of 262,144 pieces with its merges takes about 15 MB."""
 MAX_FIELDS = 65_536
 """Metadata entries; real files have fewer than 100."""
-MAX_FILE_TENSORS = 100_000
+MAX_FILE_TENSORS = 32_768
 """Tensors of one file: experts are stacked here, so real files have fewer than 5,000."""
 MAX_TEXT = 16 << 20
 """Bytes of all texts of the metadata together; the largest are chat templates of about 100 kB."""
