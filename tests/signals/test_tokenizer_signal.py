@@ -353,7 +353,7 @@ def test_both_languages_have_the_same_sentences_with_the_same_parameters() -> No
 def test_real_vocabularies(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No pair of different families is anything but independent; the known relations of CASES are found."""
     root = Path(__file__).parents[2]
-    script = runpy.run_path(str(root / "benchmarks" / "tokenizers.py"))
+    script = runpy.run_path(str(root / "benchmarks" / "tokenizer_pairs.py"))
     found = script["distinct"](script["load"](script["fetch"](root / "build" / "tokenizers")))
     sketches = {name: extract(entry) for name, entry in found.items()}
     assert len(found) >= 15
