@@ -96,9 +96,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-Verbs = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
 def _language_of_environment() -> Language:
     return "zh" if os.environ.get("LANG", "").startswith("zh") else "en"
 

@@ -16,7 +16,7 @@ from drupe.document_schema import Checker
 from drupe.errors import FormatError
 from drupe.messages import Message
 from drupe.readers.strict_json import Json, as_object, parse_json
-from drupe.signals.interface import Component, Failed, Finding, Measured, Skipped
+from drupe.signals.interface import Failed, Finding, Measured, Skipped
 from drupe.verdict import Verdict
 
 SCHEMA = "drupe/report/1.0"
@@ -215,6 +215,3 @@ def json_schema() -> dict[str, Json]:
     """The published JSON Schema of a report."""
     file = resources.files("drupe") / "data" / "schema" / "report-1.json"
     return as_object(json.loads(file.read_text(encoding="utf-8")), "report-1.json")
-
-
-COMPONENTS = tuple(component.value for component in Component)

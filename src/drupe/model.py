@@ -114,11 +114,6 @@ class Model:
         self.used[tensor] = rows * columns
         return self.weights.read([Window(tensor, 0, rows, 0, columns)])[0].ravel()
 
-    @property
-    def share_used(self) -> float:
-        """Share of the weight values that were read."""
-        return sum(self.used.values()) / self.parameters if self.parameters else 0.0
-
 
 def _window(block: Block) -> Window:
     top = block.matrix.row_start

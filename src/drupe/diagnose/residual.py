@@ -235,7 +235,7 @@ def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome
 
 
 def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
-    """White residuals are noise; a spectrum that leaves the Marchenko-Pastur bulk is training."""
+    """White residuals are noise; one stronger along some direction than under random signs is training."""
     if _is_rewrite(pool, lineage):
         return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
     rank = _low_rank(lineage)

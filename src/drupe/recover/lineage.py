@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from drupe.lattice import delta_grid, explains, find_lattice
-from drupe.messages import Message
 from drupe.model import Matrix, Model
 from drupe.readers.interface import Absent, FloatArray
 from drupe.recover import profile as profiles
@@ -352,8 +351,3 @@ def _vectors(model: Model) -> Mapping[str, bytes]:
         if np.isfinite(values).all() and values[0] != values[-1]:
             found[name] = np.ascontiguousarray(values, "<f4").tobytes()
     return found
-
-
-def reason_excluded(lineage: Lineage) -> Message | None:
-    """Why no map is possible, when that was the answer."""
-    return lineage.map_possible.reason if lineage.map_possible and not lineage.map_possible.possible else None

@@ -67,14 +67,6 @@ def match_rows(suspect: FloatArray, source: FloatArray) -> RowMap:
     return RowMap(rows, float(found.mean()), moved)
 
 
-def agreeing_rows(first: RowMap, second: RowMap) -> RowMap:
-    """Rows on which two independent votes name the same partner (gate and up, or up and down columns)."""
-    agree = (first.source_rows == second.source_rows) & (first.source_rows >= 0)
-    rows = np.where(agree, first.source_rows, -1)
-    moved = float(np.mean(rows[agree] != np.flatnonzero(agree))) if agree.any() else 0.0
-    return RowMap(rows, float(agree.mean()), moved)
-
-
 def row_permutation_z(suspect: FloatArray, source: FloatArray) -> float:
     """z of sum_i cos(a_i, b_i) under random pairings of the rows; mean and variance in closed form.
 
