@@ -4,3 +4,10 @@ import os
 
 # Threads of the linear algebra library fight over small matrices: set before numpy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+# A gate must answer the same twice: examples are fixed there, and drawn anew on a developer's machine.
+settings.register_profile("gate", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("gate")
