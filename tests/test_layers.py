@@ -33,10 +33,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # what bytes mean: support first, then one unit per format
     ("readers.strict_json", "readers.protobuf", "readers.interface"),
     ("readers.packed", "readers.config"),
+    ("readers.dense",),
     (
         *("readers.safetensors", "readers.gguf*", "readers.onnx*", "readers.tokenizer.*"),
         *("readers.card", "readers.code"),
     ),
+    ("readers.weights",),
     # a model, seen lazily
     ("roles", "name_groups", "facts", "uninformative"),
     ("model",),

@@ -10,8 +10,9 @@ import pytest
 import safetensors.numpy
 
 from drupe.errors import FormatError, UsageError
-from drupe.model import Block, Matrix, Model, open_model, open_weights
+from drupe.model import Block, Matrix, Model, open_model
 from drupe.readers.interface import Absent
+from drupe.readers.weights import open_weights
 from drupe.sources.local import LocalTree
 from hostile_files import save_small, small
 from zoo_files import MODELS, Tensors, read_model, save, write_model

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from drupe.errors import UsageError
-from drupe.messages import msg
 from drupe.readers.card import Documents, read_documents
 from drupe.readers.code import CodeFiles, read_code
 from drupe.readers.config import Config, read_config
@@ -18,6 +16,7 @@ from drupe.readers.config import from_gguf as config_from_gguf
 from drupe.readers.interface import Absent, FloatArray, Layout, TensorInfo, WeightFile, Window
 from drupe.readers.tokenizer import Tokenizer, read_tokenizer
 from drupe.readers.tokenizer import from_gguf as tokenizer_from_gguf
+from drupe.readers.weights import open_weights
 from drupe.roles import Role, Roles, assign_roles
 from drupe.sources.interface import Tree
 
@@ -162,78 +161,6 @@ def _embedded(weights: WeightFile) -> dict[str, object]:
         key: weights.array(key) if isinstance(value, GgufArray) else value
         for key, value in weights.fields.items()
     }
-
-
-def open_weights(tree: Tree) -> WeightFile | Absent:
-    """The weights of a tree, by the file name; the shallowest file of the best known format."""
-    names = _candidates(tree)
-    for suffix, opener in _OPENERS:
-        fitting = [name for name in names if name.lower().endswith(suffix)]
-        if fitting:
-            return opener(tree, _shallowest(fitting))
-    unread = [name for name in names if name.lower().endswith(_UNREAD)]
-    if unread:
-        return Absent(msg("part.weights_unread", file=unread[0]))
-    return Absent(msg("part.weights_missing"))
-
-
-def _candidates(tree: Tree) -> list[str]:
-    selected: str | None = getattr(tree, "selected", None)
-    return [selected] if selected else list(tree.files())
-
-
-def _shallowest(names: Sequence[str]) -> list[str]:
-    """The files of the folder nearest to the root; when several folders are equally near, the first."""
-    depth = min(name.count("/") for name in names)
-    near = [name for name in names if name.count("/") == depth]
-    folder = near[0].rpartition("/")[0]
-    return [name for name in near if name.rpartition("/")[0] == folder]
-
-
-def _open_index(tree: Tree, names: Sequence[str]) -> WeightFile:
-    from drupe.readers.safetensors import open_index
-
-    return open_index(tree, _only(names, "model.safetensors.index.json"))
-
-
-def _open_safetensors(tree: Tree, names: Sequence[str]) -> WeightFile:
-    from drupe.readers.safetensors import open_safetensors
-
-    plain = [name for name in names if name.rpartition("/")[2] == "model.safetensors"]
-    return open_safetensors([tree.open(name) for name in plain or names])
-
-
-def _open_gguf(tree: Tree, names: Sequence[str]) -> WeightFile:
-    from drupe.readers.gguf import open_gguf
-
-    return open_gguf(tree.open(_only(names, "model.gguf")))
-
-
-def _open_onnx(tree: Tree, names: Sequence[str]) -> WeightFile:
-    from drupe.readers.onnx import open_onnx
-
-    return open_onnx(tree.open(_only(names, "model.onnx")), tree)
-
-
-def _only(names: Sequence[str], usual: str) -> str:
-    """The one file, or the one with the usual name; raises UsageError when the choice is the user's."""
-    if len(names) == 1:
-        return names[0]
-    for name in names:
-        if name.rpartition("/")[2] == usual:
-            return name
-    raise UsageError(
-        f"several models in one folder: {', '.join(names[:5])}", hint="give the path of one file"
-    )
-
-
-_OPENERS = (
-    (".safetensors.index.json", _open_index),
-    (".safetensors", _open_safetensors),
-    (".gguf", _open_gguf),
-    (".onnx", _open_onnx),
-)
-_UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".tflite")
 
 
 def list_matrices(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[Matrix]:

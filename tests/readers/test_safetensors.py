@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from blobs import MemoryBlob
 from drupe.errors import DrupeError, FormatError, LimitError, UnsupportedError
-from drupe.readers import safetensors as reader
+from drupe.readers.dense import DenseFile
 from drupe.readers.interface import Layout, Window
 from drupe.readers.safetensors import open_index, open_safetensors
 from drupe.sources.local import LocalTree
@@ -28,12 +28,12 @@ LITERAL = (
 )
 
 
-def whole(file: reader.SafetensorsFile, name: str) -> np.ndarray:
+def whole(file: DenseFile, name: str) -> np.ndarray:
     rows, columns = file.tensors[name].matrix_shape
     return file.read([Window(name, 0, rows, 0, columns)])[0]
 
 
-def opened(data: bytes) -> reader.SafetensorsFile:
+def opened(data: bytes) -> DenseFile:
     return open_safetensors([MemoryBlob("model.safetensors", data)])
 
 

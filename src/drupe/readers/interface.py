@@ -18,6 +18,8 @@ from drupe.errors import LimitError
 from drupe.messages import Message
 
 FloatArray = NDArray[np.float32]
+StoredArray = NDArray[np.generic]
+"""Whole numbers in their own dtype, everything else as float32."""
 
 MAX_TENSORS = 1_000_000
 """Tensors of one model; the largest published mixtures of experts hold about 100,000."""
@@ -108,6 +110,13 @@ class WeightFile(Protocol):
 
         Raises FormatError when a window lies outside its tensor or the bytes are missing.
         """
+
+
+class StoredFile(WeightFile, Protocol):
+    """A weight file whose tensors may be the packed parts of quantised ones."""
+
+    def read_stored(self, windows: Sequence[Window]) -> list[StoredArray]:
+        """As :meth:`read`, but whole numbers stay what they are: packed values, zero points, orders."""
 
 
 def check_tensor_count(count: int, where: str) -> None:

@@ -16,11 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drupe.errors import FormatError, UnsupportedError
-from drupe.readers.interface import FloatArray
+from drupe.readers.interface import FloatArray, StoredArray
 
 ByteArray = NDArray[np.uint8]
 Decoder = Callable[[ByteArray, FloatArray], None]
 """Blocks (n, bytes per block) -> filled in: values (n, values per block)."""
+
+WHOLE_NUMBERS: Mapping[str, str] = {
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
+}  # fmt: skip
+"""Storage types that numpy knows as whole numbers."""
 
 _VALUES_AT_ONCE = 1 << 17
 """Decoded per step, so that the temporaries stay in the cache and small next to the result."""
@@ -66,6 +72,21 @@ def decode(raw: bytes | memoryview, dtype: str, count: int) -> FloatArray:
         for start in range(0, blocks, step):
             block.decoder(data[start : start + step], values[start : start + step])
     return values.reshape(-1)
+
+
+def decode_stored(raw: bytes | memoryview, dtype: str, count: int) -> StoredArray:
+    """As :func:`decode`, but whole numbers (and truth values, as uint8) keep their dtype.
+
+    >>> decode_stored(bytes.fromhex("ffffffff"), "I32", 1)
+    array([-1], dtype=int32)
+    """
+    whole = WHOLE_NUMBERS.get(dtype)
+    if whole is None:
+        return decode(raw, dtype, count)
+    data = np.frombuffer(raw, whole)
+    if data.size != count:
+        raise FormatError(f"{len(raw)} bytes cannot hold {count} values of type {dtype}")
+    return data
 
 
 def _number(dtype: str) -> BlockType:
@@ -234,9 +255,7 @@ def _q6_k(data: ByteArray, out: FloatArray) -> None:
 BLOCK_TYPES: Mapping[str, BlockType] = {
     "F64": _number("<f8"), "F32": _number("<f4"), "F16": _number("<f2"), "BF16": BlockType(1, 2, _bf16),
     "F8_E4M3": _lookup(_e4m3fn()), "F8_E5M2": _lookup(_e5m2()), "F8_E8M0": _lookup(_e8m0()),
-    "I64": _number("<i8"), "I32": _number("<i4"), "I16": _number("<i2"), "I8": _number("i1"),
-    "U64": _number("<u8"), "U32": _number("<u4"), "U16": _number("<u2"), "U8": _number("u1"),
-    "BOOL": _number("u1"),
+    **{name: _number(dtype) for name, dtype in WHOLE_NUMBERS.items()},
     "Q4_0": BlockType(32, 18, _q4_0), "Q4_1": BlockType(32, 20, _q4_1),
     "Q5_0": BlockType(32, 22, _q5_0), "Q5_1": BlockType(32, 24, _q5_1),
     "Q8_0": BlockType(32, 34, _q8_0),

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from drupe.errors import FormatError, LimitError, UnsupportedError
+from drupe.errors import FormatError, LimitError
+from drupe.readers.dense import DenseFile, Place
 from drupe.readers.interface import (
     MAX_NAME,
-    FloatArray,
     Layout,
     TensorInfo,
-    Window,
     check_shape,
     check_tensor_count,
 )
-from drupe.readers.packed import decode
 from drupe.readers.strict_json import Json, as_object, parse_json, read_json_object
-from drupe.sources.interface import Blob, Span, Tree
+from drupe.sources.interface import Blob, Tree
 
 MAX_HEADER = 100 << 20
 """The limit of the reference implementation, in bytes."""
@@ -36,63 +32,7 @@ _BITS: Mapping[str, int] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    blob: Blob
-    start: int
-    item_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SafetensorsFile:
-    """The tensors of one checkpoint; values are read on demand."""
-
-    tensors: Mapping[str, TensorInfo]
-    metadata: Mapping[str, str]
-    places: Mapping[str, _Place]
-    headers: Mapping[str, bytes]
-    """File name -> raw header, which the evidence folder and the digest keep."""
-    format: str = field(default="safetensors", init=False)
-
-    def read(self, windows: Sequence[Window]) -> list[FloatArray]:
-        """The values of each window as float32; spans are read once per file."""
-        wanted: dict[str, list[Span]] = defaultdict(list)
-        plans = [self._plan(window, wanted) for window in windows]
-        blobs = {place.blob.name: place.blob for place in (self.places[w.tensor] for w in windows)}
-        data = {name: blobs[name].read_many(spans) for name, spans in wanted.items()}
-        return [self._assemble(w, *plan, data) for w, plan in zip(windows, plans, strict=True)]
-
-    def _plan(self, window: Window, wanted: dict[str, list[Span]]) -> tuple[int, int]:
-        """Append the spans of a window; returns its slice of the span list of its file."""
-        info, place = self.tensors[window.tensor], self.places[window.tensor]
-        rows, columns = info.matrix_shape
-        inside = 0 <= window.row_start <= window.row_stop <= rows
-        if not (inside and 0 <= window.column_start <= window.column_stop <= columns):
-            raise FormatError(f"{window} lies outside of {rows} x {columns}", where=info.file)
-        if place.item_bytes == 0:
-            raise UnsupportedError(f"dtype {info.dtype} of {info.name!r}", where=info.file)
-        spans, item = wanted[place.blob.name], place.item_bytes
-        first = len(spans)
-        width = window.column_stop - window.column_start
-        if width == columns:
-            length = (window.row_stop - window.row_start) * columns * item
-            spans.append((place.start + window.row_start * columns * item, length))
-        else:
-            spans.extend(
-                (place.start + (row * columns + window.column_start) * item, width * item)
-                for row in range(window.row_start, window.row_stop)
-            )
-        return first, len(spans)
-
-    def _assemble(self, window: Window, first: int, last: int, data: Mapping[str, list[bytes]]) -> FloatArray:
-        info, place = self.tensors[window.tensor], self.places[window.tensor]
-        parts = data[place.blob.name][first:last]
-        raw = parts[0] if len(parts) == 1 else b"".join(parts)
-        shape = (window.row_stop - window.row_start, window.column_stop - window.column_start)
-        return decode(raw, info.dtype, shape[0] * shape[1]).reshape(shape)
-
-
-def open_safetensors(blobs: Sequence[Blob], index: Mapping[str, str] | None = None) -> SafetensorsFile:
+def open_safetensors(blobs: Sequence[Blob], index: Mapping[str, str] | None = None) -> DenseFile:
     """Open one file or the shards of one checkpoint.
 
     ``index`` (tensor -> file) is the weight map of an index file: every name must be where it says.
@@ -100,7 +40,7 @@ def open_safetensors(blobs: Sequence[Blob], index: Mapping[str, str] | None = No
     """
     tensors: dict[str, TensorInfo] = {}
     metadata: dict[str, str] = {}
-    places: dict[str, _Place] = {}
+    places: dict[str, Place] = {}
     headers: dict[str, bytes] = {}
     for blob in blobs:
         headers[blob.name] = header = _read_header(blob)
@@ -109,7 +49,7 @@ def open_safetensors(blobs: Sequence[Blob], index: Mapping[str, str] | None = No
     _check_density(len(tensors), blobs)
     if index is not None:
         _check_index(index, tensors)
-    return SafetensorsFile(tensors, metadata, places, headers)
+    return DenseFile("safetensors", tensors, metadata, places, headers)
 
 
 def _check_density(count: int, blobs: Sequence[Blob]) -> None:
@@ -120,7 +60,7 @@ def _check_density(count: int, blobs: Sequence[Blob]) -> None:
         raise LimitError("tensors in a file of this size", limit=limit, actual=count, where=blobs[0].name)
 
 
-def open_index(tree: Tree, name: str) -> SafetensorsFile:
+def open_index(tree: Tree, name: str) -> DenseFile:
     """Open the shards that an index file (``*.safetensors.index.json``) names."""
     mapping = as_object(read_json_object(tree.open(name)).get("weight_map"), f"{name}: weight_map")
     index: dict[str, str] = {}
@@ -155,7 +95,7 @@ def _read_header(blob: Blob) -> bytes:
 
 
 def _add_tensors(
-    blob: Blob, header: bytes, tensors: dict[str, TensorInfo], places: dict[str, _Place]
+    blob: Blob, header: bytes, tensors: dict[str, TensorInfo], places: dict[str, Place]
 ) -> dict[str, str]:
     """Add the tensors of one shard; returns its ``__metadata__`` texts."""
     entries = as_object(parse_json(header, blob.name), blob.name)
@@ -171,7 +111,7 @@ def _add_tensors(
         if stop > room:
             raise LimitError(f"end of tensor {name[:80]!r}", limit=room, actual=stop, where=blob.name)
         tensors[name] = info
-        places[name] = _Place(blob, base + start, _BITS[info.dtype] // 8 if _BITS[info.dtype] % 8 == 0 else 0)
+        places[name] = Place(blob, base + start, _BITS[info.dtype] // 8 if _BITS[info.dtype] % 8 == 0 else 0)
         extents.append((start, stop, name))
     _check_overlaps(extents, blob.name)
     notes = entries.get("__metadata__", {})
