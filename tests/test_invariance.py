@@ -220,3 +220,22 @@ def test_the_answer_is_the_same_both_times(tmp_path: Path) -> None:
     first, second = (judged("r0_cpt", "r0", tmp_path) for _ in range(2))
     assert first.diagnosis.transformations == second.diagnosis.transformations
     assert first.diagnosis.log10_p == second.diagnosis.log10_p
+
+
+def _assembled(main: str, second: str, prefix: str = "vision.") -> Checkpoint:
+    """Two trained towers in one model, the second under a prefix of its own."""
+    model = read_model(main)
+    further = {prefix + name: values for name, values in read_model(second).tensors.items()}
+    return model.with_tensors({**model.tensors, **further})
+
+
+@pytest.mark.parametrize(("main", "second"), [("r0", "r1"), ("b0", "r0"), ("g0", "r1")])
+def test_a_second_tower_is_neither_lost_nor_mistaken_for_the_first(
+    main: str, second: str, tmp_path: Path
+) -> None:
+    ours = _assembled(main, second)
+    assert judged(_assembled(main, second, "vpm.model."), ours, tmp_path).relation == "equivalent"
+    swapped = judged(_assembled(main, "r2"), ours, tmp_path)
+    assert (swapped.label, swapped.relation) == ("derivative", "partial")
+    stranger = judged(_assembled("r5", "r2"), ours, tmp_path)
+    assert stranger.label in ("same_design", "unrelated", "inconclusive")

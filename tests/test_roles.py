@@ -164,3 +164,38 @@ def test_the_scheme_files_are_complete() -> None:
     assert set(FAMILIES) <= found.keys()
     assert found["gpt2"].transposed
     assert all(scheme.title and scheme.roles for scheme in found.values())
+
+
+def tower(prefix: str, count: int, width: int = 64) -> list[TensorInfo]:
+    names = layers(*(f"{prefix}layers.#.{n}.weight" for n in LLAMA + MLP), count=count)
+    return infos([*names, f"{prefix}norm.weight"], (width, width))
+
+
+def test_a_second_tower_of_the_same_names_has_roles_of_its_own() -> None:
+    roles = assign_roles([*tower("vision.model.", 3, 32), *tower("model.", 4)])
+    assert roles.by_tensor["model.layers.2.mlp.up_proj.weight"].label == "2.up"
+    assert roles.by_tensor["vision.model.layers.2.mlp.up_proj.weight"].label == "2.tower2.up"
+    assert roles.by_tensor["vision.model.norm.weight"].label == "tower2.final_norm"
+    labels = [role.label for role in roles.by_tensor.values()]
+    assert len(labels) == len(set(labels))
+
+
+def test_the_largest_tower_speaks_for_the_model_whatever_its_prefix_is_called() -> None:
+    one = assign_roles([*tower("a.model.", 2), *tower("z.model.", 5)]).by_tensor
+    other = assign_roles([*tower("z.model.", 2), *tower("a.model.", 5)]).by_tensor
+    assert one["z.model.layers.4.mlp.up_proj.weight"] == other["a.model.layers.4.mlp.up_proj.weight"]
+    assert one["a.model.layers.1.mlp.up_proj.weight"] == other["z.model.layers.1.mlp.up_proj.weight"]
+
+
+def test_a_prefix_is_a_parent_by_whole_components_only() -> None:
+    names = [*tower("model.", 4), *infos(["model2.norm.weight", "mod.norm.weight"])]
+    roles = assign_roles([TensorInfo("x." + i.name, i.shape, i.dtype, "f") for i in names]).by_tensor
+    assert roles["x.model.norm.weight"].name == "final_norm"
+    assert [r.name for r in roles.values()].count("final_norm") == 1
+
+
+def test_inference_does_not_give_the_roles_of_the_known_tower_again() -> None:
+    odd = layers("vision.blocks.#.mlp.up_proj.weight", "vision.blocks.#.attn.q_proj.weight", count=3)
+    roles = assign_roles([*tower("model.", 4), *infos(odd)]).by_tensor
+    labels = [role.label for role in roles.values()]
+    assert len(labels) == len(set(labels))

@@ -173,7 +173,7 @@ def list_matrices(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[Matri
         transposed = role.transposed if role else False
         if info.layout is not Layout.UNKNOWN:
             transposed = info.layout is Layout.IN_OUT
-        elif role and (role.layer is not None) in turned:
+        elif role and (role.name.rpartition(".")[0], role.layer is not None) in turned:
             transposed = not transposed
         rows, columns = info.matrix_shape
         if transposed:
@@ -184,25 +184,30 @@ def list_matrices(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[Matri
                 yield Matrix(info.name, height, columns, start, transposed, name, layer)
 
 
-def _turned(tensors: Sequence[TensorInfo], roles: Roles) -> frozenset[bool]:
-    """Which matrices stand the other way round than their names say: True = in layers, False = outside.
+def _turned(tensors: Sequence[TensorInfo], roles: Roles) -> frozenset[tuple[str, bool]]:
+    """Which matrices stand the other way round than their names say: (stack, in layers or outside).
 
-    The norm gains tell the hidden width; rows of an FFN input matrix and of a token table must have it.
+    The norm gains tell the hidden width of a stack; rows of an FFN input matrix and of a token table have it.
     """
-    shapes: dict[str, tuple[int, int]] = {}
-    widths: set[int] = set()
+    shapes: dict[tuple[str, str], tuple[int, int]] = {}
+    widths: dict[str, set[int]] = {}
     for info in tensors:
         role = roles.by_tensor.get(info.name)
-        if role and len(info.shape) == 2:
+        if role is None:
+            continue
+        stack, _, last = role.name.rpartition(".")
+        if len(info.shape) == 2:
             rows, columns = info.shape[::-1] if role.transposed else info.shape
-            shapes.setdefault(role.name.rpartition(".")[2], (rows, columns))
-        elif role and role.name.rpartition(".")[2] in ("norm1", "norm2", "final_norm"):
-            widths.add(info.size)
-    if len(widths) != 1:
-        return frozenset()
-    hidden = widths.pop()
-    pairs = ((True, shapes.get("up")), (False, shapes.get("embed")))
-    return frozenset(inside for inside, shape in pairs if shape and shape[1] != hidden and shape[0] == hidden)
+            shapes.setdefault((stack, last), (rows, columns))
+        elif last in ("norm1", "norm2", "final_norm"):
+            widths.setdefault(stack, set()).add(info.size)
+    found = set()
+    for stack, sizes in widths.items():
+        for inside, last in ((True, "up"), (False, "embed")):
+            rows, columns = shapes.get((stack, last), (0, 0))
+            if sizes == {rows} and columns != rows:
+                found.add((stack, inside))
+    return frozenset(found)
 
 
 _INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"})

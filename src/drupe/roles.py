@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -25,6 +25,9 @@ TABLE_ROLES = frozenset({"embed", "head"})
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
 MAX_COMPONENTS = 64
 """Of a name that a scheme may know; real names have at most about 12."""
+MAX_TOWERS = 8
+MIN_TOWER = 8
+"""Tensors of a further tower that a scheme must explain."""
 MIN_COVERAGE = 0.5
 """Share of a model's tensors that a scheme must explain before its roles are used."""
 
@@ -70,11 +73,20 @@ def is_table_role(role: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """The roles of a model. ``scheme`` is None when they were inferred; unnamed tensors are absent."""
+    """The roles of a model; unnamed tensors are absent."""
 
-    scheme: Scheme | None
     by_tensor: Mapping[str, Role]
-    layers: int
+    stacks: Mapping[str, Scheme]
+    """What comes before the dot of a role ("" = the main tower) -> the scheme that explains it."""
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """The scheme of the main tower; None when its roles were inferred."""
+        return self.stacks.get("")
+
+    def scheme_of(self, role: str) -> Scheme | None:
+        """The scheme behind a role."""
+        return self.stacks.get(role.partition(".")[0], self.scheme)
 
 
 @cache
@@ -134,20 +146,27 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def assign_roles(tensors: Iterable[TensorInfo]) -> Roles:
-    """The roles of all tensors that a scheme explains, else the inferred ones."""
+    """The roles of all tensors that a scheme explains, else the inferred ones.
+
+    The tower with the most layered tensors speaks for the model; the roles of further towers begin with
+    ``tower2.``, ``tower3.``: the same names under another prefix are another part of the model.
+    """
     infos = list(tensors)
     forms = {info.name: _forms(info.name) for info in infos}
-    matches = [(scheme, _match(scheme, forms)) for scheme in schemes()]
-    scheme, found = max(matches, key=lambda match: (len(match[1]), not match[0].is_variant))
-    if not found or len(found) < MIN_COVERAGE * len(infos):
-        return _roles(None, _infer(infos))
+    found: dict[str, Role] = {}
+    stacks: dict[str, Scheme] = {}
+    while forms and len(stacks) < MAX_TOWERS:
+        matches = ((scheme, _match(scheme, forms)) for scheme in schemes())
+        scheme, match = max(matches, key=lambda entry: (len(entry[1]), not entry[0].is_variant))
+        if len(match) < (MIN_TOWER if stacks else max(1, MIN_COVERAGE * len(infos))):
+            break
+        stack = f"tower{len(stacks) + 1}" if stacks else ""
+        stacks[stack] = scheme
+        found.update({name: _in_stack(role, stack) for name, role in match.items()})
+        forms = {name: variants for name, variants in forms.items() if name not in match}
     rest = [info for info in infos if info.name not in found]
-    return _roles(scheme, {**_infer(rest), **found})
-
-
-def _roles(scheme: Scheme | None, by_tensor: dict[str, Role]) -> Roles:
-    layers = {role.layer for role in by_tensor.values() if role.layer is not None}
-    return Roles(scheme, by_tensor, len(layers))
+    by_tensor = {**_infer(rest, {role.name for role in found.values()}, len(stacks)), **found}
+    return Roles(by_tensor, stacks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +198,7 @@ def _forms(name: str) -> list[_Form]:
 
 
 def _match(scheme: Scheme, forms: Mapping[str, Sequence[_Form]]) -> dict[str, Role]:
-    """Names that the scheme explains, all below one common prefix (or a parent of it)."""
+    """Names of one tower that the scheme explains, all below one common prefix (or a parent of it)."""
     found: dict[str, tuple[str, Role]] = {}
     for name, variants in forms.items():
         hit = _lookup(scheme, variants)
@@ -188,8 +207,16 @@ def _match(scheme: Scheme, forms: Mapping[str, Sequence[_Form]]) -> dict[str, Ro
     layered = Counter(prefix for prefix, role in found.values() if role.layer is not None)
     if not layered:
         return {}
-    main = layered.most_common(1)[0][0]
-    return {name: role for name, (prefix, role) in found.items() if main.startswith(prefix)}
+    tower = layered.most_common(1)[0][0]
+    return {name: role for name, (prefix, role) in found.items() if _is_above(prefix, tower)}
+
+
+def _is_above(prefix: str, tower: str) -> bool:
+    return not prefix or tower == prefix or tower.startswith(prefix + ".")
+
+
+def _in_stack(role: Role, stack: str) -> Role:
+    return replace(role, name=f"{stack}.{role.name}") if stack else role
 
 
 def _lookup(scheme: Scheme, forms: Sequence[_Form]) -> tuple[str, Role] | None:
@@ -204,27 +231,56 @@ def _lookup(scheme: Scheme, forms: Sequence[_Form]) -> tuple[str, Role] | None:
     return None
 
 
-def _infer(infos: Sequence[TensorInfo]) -> dict[str, Role]:
-    """Roles of repeated names of one shape: layer from the number, role from words and shape."""
+_Groups = Mapping[str, Sequence[tuple[tuple[int, ...], TensorInfo]]]
+"""Pattern -> the numbers of each name, and the tensor."""
+
+
+def _infer(infos: Sequence[TensorInfo], known: Iterable[str], towers: int) -> dict[str, Role]:
+    """Roles of repeated names of one shape: layer from the number, role from words and shape.
+
+    Names that differ before their first number are different towers, the largest first; ``towers`` are counted
+    already and their roles ``known``. A role is given once: a further group keeps its pattern as its role.
+    """
     groups: dict[str, list[tuple[tuple[int, ...], TensorInfo]]] = defaultdict(list)
     for info in infos:
         pattern, numbers = split_name(info.name)
         groups[pattern].append((numbers, info))
-    hidden = _hidden_size(groups)
-    found: dict[str, Role] = {}
-    taken: set[str] = set()
+    roots: dict[str, dict[str, list[tuple[tuple[int, ...], TensorInfo]]]] = defaultdict(dict)
     for pattern, members in groups.items():
-        varying = _varying(members)
+        if _varying(members) is not None and len({info.shape for _, info in members}) == 1:
+            roots[pattern.partition("{}")[0]][pattern] = members
+    taken = set(known)
+    found = _infer_tables(groups, taken)
+    by_size = sorted(roots.values(), key=lambda root: -sum(map(len, root.values())))
+    for place, root in enumerate(by_size[:MAX_TOWERS], start=towers):
+        found.update(_infer_layers(root, taken, f"tower{place + 1}." if place else ""))
+    for root in by_size[MAX_TOWERS:]:
+        found.update(_infer_layers(root, taken, ""))
+    return found
+
+
+def _infer_tables(groups: _Groups, taken: set[str]) -> dict[str, Role]:
+    """Tables of tokens: each role once."""
+    hidden = _hidden_size(groups)
+    found = {}
+    for pattern, members in groups.items():
         if len(members) == 1 and len(members[0][1].shape) == 2:
             table = _guess(pattern, members[0][1], hidden)
             if table in TABLE_ROLES - taken:
                 taken.add(table)
                 found[members[0][1].name] = Role(table)
-        if varying is None or len({info.shape for _, info in members}) != 1:
-            continue
+    return found
+
+
+def _infer_layers(groups: _Groups, taken: set[str], stack: str) -> dict[str, Role]:
+    """The layers of one tower, whose roles begin with ``stack`` when another tower has them already."""
+    hidden = _hidden_size(groups)
+    found = {}
+    for pattern, members in groups.items():
         guess = _guess(pattern, members[0][1], hidden)
-        role = pattern if guess in taken else guess
+        role = next(role for role in (guess, stack + guess, pattern) if role not in taken or role == pattern)
         taken.add(role)
+        varying = _varying(members) or [0]
         for numbers, info in members:
             rest = [str(numbers[place]) for place in varying[1:]]  # experts of a layer
             found[info.name] = Role(".".join([role, *rest]) if rest else role, numbers[varying[0]])
@@ -249,7 +305,7 @@ def _varying(members: Sequence[tuple[tuple[int, ...], TensorInfo]]) -> list[int]
     return varying if without_gap and len({numbers for numbers, _ in members}) == len(members) else None
 
 
-def _hidden_size(groups: Mapping[str, Sequence[tuple[tuple[int, ...], TensorInfo]]]) -> int:
+def _hidden_size(groups: _Groups) -> int:
     """The extent that most matrices share: the width of the residual stream."""
     extents: Counter[int] = Counter()
     for members in groups.values():

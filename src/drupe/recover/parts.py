@@ -41,7 +41,7 @@ class Parts:
 
     def gain(self, role: str, layer: int | None) -> NDArray[np.float32] | None:
         """The norm gain in front of a matrix, or None (post-norm models, unknown names)."""
-        scheme = self.model.roles.scheme
+        scheme = self.model.roles.scheme_of(role)
         if scheme is None or scheme.norm_after:
             return None
         stack, _, last = role.rpartition(".")
