@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,14 +228,17 @@ def resolve(schema: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, 
     return node
 
 
-def report_table() -> str:
-    """The keys of a comparison, from the schema."""
-    schema = json.loads((SOURCES / "data" / "schema" / "report-1.json").read_text(encoding="utf-8"))
+def key_table(file: str) -> str:
+    """The keys of one kind of document, from its schema."""
+    schema = json.loads((SOURCES / "data" / "schema" / file).read_text(encoding="utf-8"))
     rows = list(dict.fromkeys(schema_rows(schema, schema, "")))
     return "| key | meaning |\n|---|---|\n" + "\n".join(rows)
 
 
-TABLES = {"report keys": report_table}
+TABLES = {
+    "report keys": partial(key_table, "report-1.json"),
+    "inspection keys": partial(key_table, "inspection-1.json"),
+}
 
 
 def with_tables(text: str) -> str:

@@ -92,11 +92,13 @@ def test_real_reports_conform_and_survive_the_round_trip(suspect: str, source: s
     assert document.loads(document.dumps(report).encode(), "report.json") == report
 
 
-def test_the_published_schema_is_a_schema() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+@pytest.mark.parametrize("kind", document.KINDS)
+def test_the_published_schema_is_a_schema(kind: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(document.json_schema(kind))
 
 
-def test_the_schema_uses_only_what_is_checked_when_reading() -> None:
+@pytest.mark.parametrize("kind", document.KINDS)
+def test_the_schema_uses_only_what_is_checked_when_reading(kind: str) -> None:
     def schemas(node: Any) -> list[dict[str, Any]]:
         if not isinstance(node, dict):
             return []
@@ -104,7 +106,9 @@ def test_the_schema_uses_only_what_is_checked_when_reading() -> None:
         inner += [child for key in ("properties", "$defs") for child in node.get(key, {}).values()]
         return [node, *(found for child in inner for found in schemas(child))]
 
-    assert {keyword for schema in schemas(SCHEMA) for keyword in schema} <= KEYWORDS | ANNOTATIONS
+    assert {
+        keyword for schema in schemas(document.json_schema(kind)) for keyword in schema
+    } <= KEYWORDS | ANNOTATIONS
 
 
 def test_every_key_is_described_and_every_object_closed() -> None:

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
 from drupe import document, workflows
+from drupe.errors import FormatError
 from drupe.fingerprint import to_bytes
 from drupe.inspection import inspection
 from drupe.opening import open_subject
@@ -100,3 +102,29 @@ def test_it_is_rendered_and_written(language: Any, tmp_path: Path) -> None:
     page = interface.render(report, "terminal", language=language, verbose=False, to_file=True)
     assert "modeling_x.py" in page
     assert "hidden_size = 32" in page
+
+
+@pytest.mark.parametrize("name", ["r0", "g0", "b0", "nothing"])
+def test_a_saved_inspection_conforms_and_is_read_back(name: str, tmp_path: Path) -> None:
+    if name == "nothing":
+        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    found = inspected(tmp_path if name == "nothing" else MODELS / name)
+    jsonschema.validate(found, document.json_schema("inspection"), jsonschema.Draft202012Validator)
+    path = tmp_path / "saved.json"
+    path.write_text(document.dumps(found), "utf-8")
+    assert workflows.load_report(path) == found
+
+
+def test_a_damaged_inspection_is_refused_by_its_own_schema() -> None:
+    found = inspected(MODELS / "r0")
+    found["matrices"]["by_role"]["up"] = "many"
+    with pytest.raises(FormatError, match="by_role"):
+        document.loads(document.dumps(found).encode(), "saved.json")
+    found["kind"] = "prophecy"
+    with pytest.raises(FormatError, match="prophecy"):
+        document.loads(document.dumps(found).encode(), "saved.json")
+
+
+def test_both_schemas_describe_a_model_alike() -> None:
+    comparison, own = (document.json_schema(kind) for kind in ("comparison", "inspection"))
+    assert comparison["$defs"]["side"] == own["$defs"]["side"]  # type: ignore[index,call-overload]

@@ -21,13 +21,15 @@ from drupe.verdict import Verdict
 
 SCHEMA = "drupe/report/1.0"
 _MINOR = 0
+KINDS = {"comparison": "report-1.json", "inspection": "inspection-1.json"}
+"""Kind of document -> the file of its schema."""
 MAX_BYTES = 64 << 20
 """Of a saved report."""
 MAX_MAP = 2000
 """Entries of one map that a report keeps; the rest is counted."""
 
 Report = dict[str, Json]
-"""The document itself: JSON types only, keys as published in data/schema/report-1.json."""
+"""The document itself: JSON types only, keys as published in data/schema."""
 
 
 class Translations:
@@ -196,7 +198,13 @@ def loads(data: bytes, where: str) -> Report:
     found = re.fullmatch(r"drupe/report/1\.([0-9]{1,6})", schema)
     if found is None:
         raise FormatError(f"schema {schema[:40]!r} is not of version 1", where=where, hint="update Drupe")
-    rules, newer = json_schema(), int(found[1]) > _MINOR
+    kind = report.get("kind", "comparison")  # its absence is named by the check
+    if not isinstance(kind, str) or kind not in KINDS:
+        known = " nor ".join(KINDS)
+        raise FormatError(
+            f"a report of kind {str(kind)[:40]!r}, neither {known}", where=where, hint="update Drupe"
+        )
+    rules, newer = json_schema(kind), int(found[1]) > _MINOR
     Checker(rules, where, lenient=newer).check(report, rules)
     if newer:
         _check_writable(report, where)
@@ -211,7 +219,7 @@ def _check_writable(report: Report, where: str) -> None:
         raise FormatError("a number is not finite, or the nesting is too deep", where=where) from None
 
 
-def json_schema() -> dict[str, Json]:
-    """The published JSON Schema of a report."""
-    file = resources.files("drupe") / "data" / "schema" / "report-1.json"
-    return as_object(json.loads(file.read_text(encoding="utf-8")), "report-1.json")
+def json_schema(kind: str = "comparison") -> dict[str, Json]:
+    """The published JSON Schema of a report of that kind."""
+    file = resources.files("drupe") / "data" / "schema" / KINDS[kind]
+    return as_object(json.loads(file.read_text(encoding="utf-8")), KINDS[kind])
