@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from drupe.errors import FormatError, UsageError
+from drupe.errors import FormatError, LimitError, UsageError
 from drupe.model import Block, Matrix, Model, open_model
-from drupe.readers.interface import Absent
+from drupe.name_groups import expand, group_names
+from drupe.readers.interface import Absent, TensorInfo
 from drupe.readers.weights import open_weights
 from drupe.sources.local import LocalTree
 from hostile_files import save_small, small
-from zoo_files import MODELS, Tensors, read_model, save, write_model
+from zoo_files import MODELS, Tensors, read_model, save, write_model, write_safetensors
 
 
 def opened(folder: Path) -> Model:
@@ -177,3 +178,22 @@ def test_absent_parts_say_why(tmp_path: Path) -> None:
         assert isinstance(part, Absent)
         assert str(part.reason)
         assert part.reason.text("zh") != part.reason.text("en")
+
+
+def test_names_that_are_longer_than_those_of_any_model_are_refused_on_the_whole(tmp_path: Path) -> None:
+    def write(count: int, length: int) -> None:
+        names = [f"{layer:05d}" + "x" * (length - 5) for layer in range(count)]
+        write_safetensors(tmp_path / "model.safetensors", dict.fromkeys(names, np.zeros((1, 1), np.float32)))
+
+    write(16, 4096)
+    assert not isinstance(open_weights(LocalTree(tmp_path)), Absent)
+    write(2000, 400)
+    with pytest.raises(LimitError, match=r"names.*577536.*800000"):
+        open_weights(LocalTree(tmp_path))
+
+
+def test_a_name_of_many_numbers_is_grouped_by_the_first_ones() -> None:
+    name = ".".join(map(str, range(40)))
+    groups = group_names([TensorInfo(name, (8, 8), "F32", "f")])
+    assert len(groups[0].indices[0]) == 16
+    assert expand(groups)[0].name == name

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from math import prod
 from typing import NamedTuple
 
@@ -18,6 +18,9 @@ from drupe.readers.interface import MAX_TENSORS, TensorInfo
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])(?:0|[1-9][0-9]{0,8})(?![A-Za-z0-9])")
 _RUNS = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?([+,;][0-9]{1,9}(-[0-9]{1,9})?)*")
+
+MAX_NUMBERS = 16
+"""Numbers of a name that count; real names have at most five. Further ones are text."""
 
 Indices = tuple[int, ...]
 
@@ -57,7 +60,8 @@ def template_of(name: str) -> tuple[str, Indices]:
     ('model.layers.{}.mlp.fc1.weight', (12,))
     """
     escaped = name.replace("\\", "\\\\").replace("{", "\\{")
-    return _NUMBER.sub("{}", escaped), tuple(map(int, _NUMBER.findall(escaped)))
+    numbers = islice(_NUMBER.finditer(escaped), MAX_NUMBERS)
+    return _NUMBER.sub("{}", escaped, MAX_NUMBERS), tuple(int(number[0]) for number in numbers)
 
 
 def fill(template: str, indices: Indices) -> str:

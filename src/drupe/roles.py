@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from itertools import islice
 
 from drupe.readers.interface import Layout, TensorInfo
 
@@ -23,8 +24,12 @@ LAYER_ROLES = frozenset(
 TABLE_ROLES = frozenset({"embed", "head"})
 """One row per token."""
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
-MAX_COMPONENTS = 64
+MAX_COMPONENTS = 32
 """Of a name that a scheme may know; real names have at most about 12."""
+MAX_NUMBERS = 16
+"""Numbers of a name that count; real names have at most five. Further ones are text."""
+MAX_HINTED = 160
+"""Characters of a name in which words are looked for."""
 MAX_TOWERS = 8
 MIN_TOWER = 8
 """Tensors of a further tower that a scheme must explain."""
@@ -141,8 +146,8 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
     >>> split_name("model.layers.3.mlp.up_proj.weight")
     ('model.layers.{}.mlp.up_proj.weight', (3,))
     """
-    numbers = tuple(int(number) for number in _NUMBER.findall(name))
-    return _NUMBER.sub("{}", name), numbers
+    numbers = islice(_NUMBER.finditer(name), MAX_NUMBERS)
+    return _NUMBER.sub("{}", name, MAX_NUMBERS), tuple(int(number[0]) for number in numbers)
 
 
 def assign_roles(tensors: Iterable[TensorInfo]) -> Roles:
@@ -316,7 +321,7 @@ def _hidden_size(groups: _Groups) -> int:
 
 
 def _guess(pattern: str, info: TensorInfo, hidden: int) -> str:
-    if len(info.shape) != 2:
+    if len(info.shape) != 2 or len(pattern) > MAX_HINTED:
         return pattern
     rows, columns = info.shape if info.layout is not Layout.IN_OUT else info.shape[::-1]
     for regex, role in _hints():

@@ -6,7 +6,7 @@ trusts no length in the file, and raises only errors of :mod:`drupe.errors`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -25,6 +25,8 @@ MAX_TENSORS = 1_000_000
 """Tensors of one model; the largest published mixtures of experts hold about 100,000."""
 MAX_NAME = 4096
 """Bytes of a tensor name."""
+MEAN_NAME = 256
+"""Characters of a tensor name on average; published models stay below 120."""
 MAX_RANK = 8
 """Dimensions of a tensor."""
 
@@ -123,6 +125,17 @@ def check_tensor_count(count: int, where: str) -> None:
     """Raise LimitError when a file claims more tensors than any real model has."""
     if count > MAX_TENSORS:
         raise LimitError("number of tensors", limit=MAX_TENSORS, actual=count, where=where)
+
+
+def check_names(names: Collection[str], where: str) -> None:
+    """Raise LimitError when the names of tensors are longer than those of any real model, on the whole.
+
+    Every name is searched, grouped and compared: names cost more time than the bytes that they take in a file.
+    """
+    limit = MEAN_NAME * len(names) + MAX_NAME * 16
+    total = sum(map(len, names))
+    if total > limit:
+        raise LimitError("characters in the names of all tensors", limit=limit, actual=total, where=where)
 
 
 def check_shape(shape: Sequence[int], where: str) -> tuple[int, ...]:

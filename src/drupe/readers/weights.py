@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from drupe.errors import UsageError
 from drupe.messages import msg
-from drupe.readers.interface import Absent, WeightFile
+from drupe.readers.interface import Absent, WeightFile, check_names
 from drupe.sources.interface import Tree
 
 
@@ -20,7 +20,9 @@ def open_weights(tree: Tree) -> WeightFile | Absent:
     for suffix, opener in _OPENERS:
         fitting = [name for name in names if name.lower().endswith(suffix)]
         if fitting:
-            return opener(tree, _shallowest(fitting))
+            file = opener(tree, _shallowest(fitting))
+            check_names(file.tensors, fitting[0])
+            return file
     unread = [name for name in names if name.lower().endswith(_UNREAD)]
     if unread:
         return Absent(msg("part.weights_unread", file=unread[0]))
