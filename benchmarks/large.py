@@ -28,8 +28,10 @@ from sparse import (
     LLAMA_7B_128K,
     LLAMA_70B,
     LLAMA_70B_128K,
+    Filled,
     Rows,
     Shape,
+    language_rows,
     random_rows,
     trained_rows,
     write_model,
@@ -97,7 +99,14 @@ class Models:
     def stranger(self) -> Path:
         return self._write("stranger", LLAMA_7B, 3, SAMPLED, random_rows(4), 0)
 
-    def _write(self, name: str, shape: Shape, shards: int, filled: int, rows: Rows, padding: int) -> Path:
+    def speaking(self, seed: int) -> Path:
+        """Independent, with the token tables of one language: the profile of responses is read and measured."""
+        rows = language_rows(random_rows(seed), seed)
+        return self._write(f"speaking-{seed}", LLAMA_7B, 3, _profiled, rows, 0)
+
+    def _write(
+        self, name: str, shape: Shape, shards: int, filled: int | Filled, rows: Rows, padding: int
+    ) -> Path:
         path = self.folder / name
         if not path.exists():
             print(f"writing {name}", file=sys.stderr)
@@ -105,6 +114,12 @@ class Models:
             options = {"filled": filled, "shards": shards, "tokenizer": tokenizer, "padding": padding}
             _apart(write_model, path, shape, rows, **options)
         return path
+
+
+def _profiled(name: str) -> int:
+    """Rows with values of a model whose profile is measured: all of the tables and of three feed-forward layers."""
+    whole = "embed" in name or "lm_head" in name or any(f"layers.{k}.mlp" in name for k in (1, 16, 31))
+    return 1 << 30 if whole else SAMPLED
 
 
 def _apart(function: Callable[..., object], *arguments: object, **options: object) -> None:
@@ -144,16 +159,29 @@ def sketches(models: Models, runs: int) -> Iterator[Row]:
 
 def comparisons(models: Models, runs: int) -> Iterator[Row]:
     """``drupe compare`` of two 14 GB models."""
-    source = models.source()
+    base, speaking = models.source(), models.speaking(5)
     cases = (
-        ("source + rank 4 + noise", models.tuned(), ("derivative",), []),
-        ("source + 10 % noise", models.noisy(), ("copy", "derivative"), []),
-        ("independent, `--budget sample`", models.stranger(), ("inconclusive",), ["--budget", "sample"]),
-        ("independent", models.stranger(), ("same_design", "inconclusive"), []),
+        ("source + rank 4 + noise", models.tuned(), base, ("derivative",), []),
+        ("source + 10 % noise", models.noisy(), base, ("copy", "derivative"), []),
+        (
+            "independent, `--budget sample`",
+            models.stranger(),
+            base,
+            ("inconclusive",),
+            ["--budget", "sample"],
+        ),
+        ("independent", models.stranger(), base, ("same_design", "inconclusive"), []),
+        (
+            "independent, token tables of one language",
+            models.speaking(6),
+            speaking,
+            ("same_design", "inconclusive"),
+            [],
+        ),
     )
-    for what, suspect, labels, options in cases:
+    for what, suspect, source, labels, options in cases:
         command = [DRUPE, "compare", suspect, source, "--format", "json", *options]
-        slow = what == "independent"
+        slow = what.startswith("independent") and not options
         result = cold(command, [suspect, source], 1 if slow else runs, {})
         if result.answer.code == 124:
             yield Row(f"`compare` 14 GB: {what}", "< 1 GiB", f"more than {result.cost}; stopped", False)
@@ -173,13 +201,18 @@ def remote(models: Models) -> Iterator[Row]:
     run([DRUPE, "sketch", models.source(), "-o", stored])
     with HubServer({"org/suspect": models.tuned()}) as server:
         cache = str(models.folder / "no-cache")
-        environment = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": cache, "HF_HOME": cache}
+        environment = {
+            "HF_ENDPOINT": server.url,
+            "HF_HUB_CACHE": cache,
+            "HF_HOME": cache,
+            "DRUPE_CACHE": cache,
+        }
         done = run([DRUPE, "compare", "hf:org/suspect", stored, "--format", "json"], environment)
     report = json.loads(done.output)
     label, received = report["verdict"]["label"], report["coverage"]["bytes_read"]
     requests, redirects = (
         len(server.log),
-        sum("/resolve/" in p and p.endswith(".safetensors") for p, _ in server.log),
+        sum("/resolve/" in p and p.endswith(".safetensors") for p in server.paths()),
     )
     yield Row(
         "the same suspect by HTTP (3 shards), against a stored fingerprint",

@@ -66,6 +66,8 @@ LLAMA_70B = Shape(8192, 28672, 80, 1024, 64, 32000)
 LLAMA_70B_128K = Shape(8192, 28672, 80, 1024, 64, 128256)
 TINY = Shape(128, 352, 6, 128, 4, 2048)
 
+Filled = Callable[[str], int]
+"""Tensor name -> how many of its first rows have values."""
 Rows = Callable[[str, int, int], NDArray[np.float32]]
 """Tensor name, rows, columns -> the values of its first rows."""
 
@@ -95,6 +97,24 @@ def trained_rows(base: Rows, seed: int, change: float = 0.1, noise: float = 0.01
     return make
 
 
+def language_rows(base: Rows, seed: int, factors: int = 64) -> Rows:
+    """The rows of ``base``, but token tables as training leaves them: what two models of one language share.
+
+    A token is a mixture of ``factors`` meanings (the same in every model), each a direction of the model's own, and
+    as much of its own: the cosines between tokens agree between independent models, as those of published ones do.
+    """
+
+    def make(name: str, rows: int, columns: int) -> NDArray[np.float32]:
+        values = base(name, rows, columns)
+        if rows > 1 and ("embed" in name or "head" in name):
+            meanings = np.random.default_rng(0).standard_normal((rows, factors), np.float32)
+            directions = np.random.default_rng([seed, 1]).standard_normal((factors, columns), np.float32)
+            values += np.float32(0.02 / np.sqrt(factors)) * (meanings @ directions)
+        return values
+
+    return make
+
+
 def to_bf16(values: NDArray[np.float32]) -> bytes:
     """Rounded to nearest even."""
     bits = values.view(np.uint32)
@@ -107,15 +127,16 @@ def write_model(
     shape: Shape,
     rows: Rows,
     *,
-    filled: int,
+    filled: int | Filled,
     shards: int = 1,
     tokenizer: Path | None = None,
     padding: int = 0,
 ) -> Path:
-    """A bf16 checkpoint whose tensors hold ``filled`` rows of values each, the rest being holes.
+    """A bf16 checkpoint whose tensors hold ``filled`` rows of values each (or by name), the rest being holes.
 
     ``padding``: spaces at the end of each header, which move the tensors against the pages.
     """
+    amount = filled if callable(filled) else lambda name: filled
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(shape.config, indent=2))
     if tokenizer is not None:
@@ -125,7 +146,7 @@ def write_model(
     groups = _split(tensors, total / shards)
     names = [_shard_name(place, len(groups)) for place in range(len(groups))]
     for name, group in zip(names, groups, strict=True):
-        _write_shard(folder / name, group, rows, filled, padding)
+        _write_shard(folder / name, group, rows, amount, padding)
     if len(groups) > 1:
         places = {tensor: name for name, group in zip(names, groups, strict=True) for tensor, _ in group}
         index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -153,7 +174,7 @@ def _shard_name(place: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{place + 1:05d}-of-{count:05d}.safetensors"
 
 
-def _write_shard(path: Path, group: Tensors, rows: Rows, filled: int, padding: int) -> None:
+def _write_shard(path: Path, group: Tensors, rows: Rows, filled: Filled, padding: int) -> None:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     starts = {}
@@ -174,7 +195,7 @@ def _write_shard(path: Path, group: Tensors, rows: Rows, filled: int, padding: i
                 to_bf16(
                     1.0 + rows(name, 1, width)
                     if len(extents) == 1
-                    else rows(name, min(filled, height), width)
+                    else rows(name, min(filled(name), height), width)
                 )
             )
         file.truncate(base + offset)
