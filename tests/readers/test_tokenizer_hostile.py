@@ -67,6 +67,8 @@ HOSTILE: dict[str, tuple[str, bytes | str, type[DrupeError]]] = {
     "not UTF-8": ("vocab.txt", b"\xff\xfe\x00", FormatError),
     "empty text": ("vocab.txt", b"", FormatError),
     "a million lines": ("vocab.txt", b"a\n" * 1_100_000, LimitError),
+    "a special token on many lines": ("vocab.txt", b"##a\n" + b"[PAD]\n" * 70_000, LimitError),
+    "not UTF-8 far inside": ("vocab.txt", b"ab\n" * 400_000 + b"\xe6\xa0", FormatError),
     "bad base64": ("x.tiktoken", b"!!!! 1\n", FormatError),
     "odd fields": ("x.tiktoken", b"YQ== 1\nYg==\n", FormatError),
     "rank is text": ("x.tiktoken", b"YQ== one\n", FormatError),

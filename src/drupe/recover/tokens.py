@@ -35,13 +35,11 @@ def shared_tokens(a: Parts, b: Parts, limit: int = TOKENS) -> TokenRows | None:
         return None
     mine, theirs = a.model.tokenizer, b.model.tokenizer
     if not isinstance(mine, Absent) and not isinstance(theirs, Absent):
-        pairs = [
-            (index, theirs.pieces[piece])
-            for piece, index in mine.pieces.items()
-            if index < left.rows and theirs.pieces.get(piece, right.rows) < right.rows
-        ]
+        places = theirs.pieces.find_all(mine.pieces)
+        pairs = np.stack([mine.pieces.ids, theirs.pieces.ids[places]], axis=1).astype(np.intp)
+        pairs = pairs[(places >= 0) & (pairs < (left.rows, right.rows)).all(axis=1)]
         if len(pairs) >= MIN_TOKENS:
-            return _token_rows(np.array(sorted(pairs), np.intp), limit, by_string=True)
+            return _token_rows(pairs[np.lexsort(pairs.T[::-1])], limit, by_string=True)
     if left.rows == right.rows >= MIN_TOKENS:
         rows = np.arange(left.rows)
         return _token_rows(np.stack([rows, rows], axis=1), limit, by_string=False)

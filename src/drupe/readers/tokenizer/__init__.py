@@ -3,12 +3,16 @@
 from drupe.readers.tokenizer.canonical import encode, seal
 from drupe.readers.tokenizer.embedded import from_gguf
 from drupe.readers.tokenizer.interface import AddedToken, Kind, RawTable, Tokenizer, TokenizerFacts
+from drupe.readers.tokenizer.pieces import Pieces
 from drupe.readers.tokenizer.select import read_tokenizer
+from drupe.readers.tokenizer.strings import Strings
 
 __all__ = [
     "AddedToken",
     "Kind",
+    "Pieces",
     "RawTable",
+    "Strings",
     "Tokenizer",
     "TokenizerFacts",
     "encode",

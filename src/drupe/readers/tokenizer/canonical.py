@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drupe.errors import FormatError, LimitError
 from drupe.readers.tokenizer.interface import (
@@ -23,12 +23,13 @@ from drupe.readers.tokenizer.interface import (
     check_piece_count,
     is_word,
 )
+from drupe.readers.tokenizer.pieces import Pieces, order_by_id
+from drupe.readers.tokenizer.strings import Strings
 
 SPACE_MARK = "\u2581"
 _CONTINUES = b"##"
 _OPENERS = (b"[", b"<")
 _PLACEHOLDER = re.compile(rb"[\[<]\|?(unused|reserved|extra_id|PAD)[_ a-z]*\d+\|?[\]>]")
-_SEPARATOR = "\ue000"
 _SPM_KINDS = (Kind.SENTENCEPIECE, Kind.UNIGRAM)
 _MAX_DUPLICATE_SHARE = 0.1
 _MEMORY_FREE_SIZE = 1 << 40
@@ -43,6 +44,9 @@ def _byte_alphabet() -> dict[int, int]:
 
 _ALPHABET = _byte_alphabet()
 _ALPHABET_CHARACTERS = frozenset(map(chr, _ALPHABET))
+_OUTSIDE = 256
+_BYTES = np.full(1 << 16, _OUTSIDE, np.uint16)
+_BYTES[list(_ALPHABET)] = list(_ALPHABET.values())
 _BYTE_FALLBACKS = frozenset(f"<0x{byte:02X}>".encode() for byte in range(256))
 
 
@@ -51,59 +55,63 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def undo_byte_alphabet(texts: Sequence[str]) -> list[bytes]:
+def undo_byte_alphabet(texts: Sequence[str]) -> Strings:
     """The bytes behind each piece of a byte-level vocabulary; text outside of the alphabet is UTF-8.
 
-    >>> undo_byte_alphabet(["Ġthe", "Ċ", "你"])
+    >>> list(undo_byte_alphabet(["Ġthe", "Ċ", "你"]))
     [b' the', b'\\n', b'\\xe4\\xbd\\xa0']
     """
-    joined = _SEPARATOR.join(texts)
-    if set(joined) <= _ALPHABET_CHARACTERS | {_SEPARATOR} and joined.count(_SEPARATOR) == len(texts) - 1:
-        return [text.encode("latin-1") for text in joined.translate(_ALPHABET).split(_SEPARATOR)]
-    return [
+    codes = np.frombuffer("".join(texts).encode("utf-16-le", "surrogatepass"), "<u2")
+    found = _BYTES[codes]
+    if not (found == _OUTSIDE).any():
+        lengths = np.fromiter(map(len, texts), np.uint32, len(texts))
+        return Strings.packed(found.astype(np.uint8).tobytes(), lengths)
+    return Strings.of(
         text.translate(_ALPHABET).encode("latin-1") if _ALPHABET_CHARACTERS.issuperset(text) else encode(text)
         for text in texts
-    ]
+    )
 
 
 def _undo_space_mark(text: str) -> bytes:
     return encode(text.replace(SPACE_MARK, " "))
 
 
-def _to_bytes(raw: RawTable) -> list[bytes]:
+def _to_bytes(raw: RawTable) -> Strings:
     """The bytes each piece stands for; WordPiece keeps its marks here."""
+    if isinstance(raw.texts, Strings):
+        return raw.texts
     texts = raw.texts
-    if not texts or isinstance(texts[0], bytes):
-        return [text for text in texts if isinstance(text, bytes)]
+    if isinstance(texts[0], bytes):
+        return Strings.of(text for text in texts if isinstance(text, bytes))
     strings = [text for text in texts if isinstance(text, str)]
     if raw.kind is Kind.BYTE_BPE:
         return undo_byte_alphabet(strings)
-    if raw.kind in _SPM_KINDS:
-        return [_undo_space_mark(text) for text in strings]
-    return [encode(text) for text in strings]
+    return Strings.of(map(_undo_space_mark if raw.kind in _SPM_KINDS else encode, strings))
 
 
-def table_digest(pieces: Sequence[bytes], ids: Sequence[int]) -> str:
+def table_digest(table: Strings, ids: NDArray[np.uint32]) -> str:
     """sha256 over the pieces in the order of (id, piece): ids and lengths (uint32 LE), then the bytes."""
-    rows = sorted(zip(ids, pieces, strict=True))
-    digest = hashlib.sha256(np.fromiter((id_ for id_, _ in rows), dtype="<u4", count=len(rows)).tobytes())
-    ordered = [piece for _, piece in rows]
-    digest.update(np.fromiter(map(len, ordered), dtype="<u4", count=len(ordered)).tobytes())
-    digest.update(b"".join(ordered))
+    order = order_by_id(table, ids)
+    ordered = table.take(order)
+    digest = hashlib.sha256(ids[order].astype("<u4").tobytes())
+    digest.update(ordered.lengths.astype("<u4").tobytes())
+    for chunk in ordered.chunks():
+        digest.update(b"".join(chunk))
     return digest.hexdigest()
 
 
 def seal(raw: RawTable) -> Tokenizer:
     """The canonical tokenizer of a raw table; raises when the table contradicts itself."""
     _check(raw)
-    taken = frozenset(token.id for token in raw.added)
-    written = _to_bytes(raw)
-    kept = [(piece, id_) for piece, id_ in zip(written, raw.ids, strict=True) if id_ not in taken]
-    mark_spaces = raw.kind in _SPM_KINDS
-    added = [(_undo_space_mark(row.text) if mark_spaces else encode(row.text), row.id) for row in raw.added]
-    words = [row for row, token in zip(added, raw.added, strict=True) if is_word(token)]
-    table = kept + added
-    pieces, duplicates = _canonical_map(kept + words, raw.kind)
+    ids = np.asarray(raw.ids, dtype=np.uint32)
+    taken = np.array([token.id for token in raw.added], dtype=np.uint32)
+    kept = ~np.isin(ids, taken)
+    to_bytes = _undo_space_mark if raw.kind in _SPM_KINDS else encode
+    table = _to_bytes(raw).take(kept) + Strings.of(to_bytes(token.text) for token in raw.added)
+    ids = np.concatenate([ids[kept], taken])
+    in_map = np.ones(len(ids), np.bool_)
+    in_map[len(ids) - len(taken) :] = [is_word(token) for token in raw.added]
+    pieces, duplicates = _canonical_map(table.take(in_map), ids[in_map], raw.kind)
     return Tokenizer(
         format=raw.format,
         file=raw.file,
@@ -112,7 +120,7 @@ def seal(raw: RawTable) -> Tokenizer:
         added={token.text: token.id for token in raw.added},
         words=frozenset(token.text for token in raw.added if is_word(token)),
         raw_size=len(table),
-        digest=table_digest([piece for piece, _ in table], [id_ for _, id_ in table]),
+        digest=table_digest(table, ids),
         lists_added=raw.lists_added,
         duplicates=duplicates,
         facts=raw.facts,
@@ -123,30 +131,41 @@ def _check(raw: RawTable) -> None:
     check_piece_count(len(raw.texts) + len(raw.added), _MEMORY_FREE_SIZE, raw.file)
     if not raw.texts:
         raise FormatError("the vocabulary has no pieces", where=raw.file)
-    if (longest := max(map(len, raw.texts))) > MAX_PIECE_BYTES:
+    longest = int(raw.texts.lengths.max()) if isinstance(raw.texts, Strings) else max(map(len, raw.texts))
+    if longest > MAX_PIECE_BYTES:
         raise LimitError("length of a piece", limit=MAX_PIECE_BYTES, actual=longest, where=raw.file)
-    if (highest := max(raw.ids)) > MAX_ID:
+    highest = int(raw.ids.max()) if isinstance(raw.ids, np.ndarray) else max(raw.ids)
+    if highest > MAX_ID:
         raise LimitError("token id", limit=MAX_ID, actual=highest, where=raw.file)
-    repeated = len(raw.ids) - len(set(raw.ids))
+    ids = np.sort(np.asarray(raw.ids, np.uint32), kind="stable")  # quick where they stand in order already
+    repeated = int(np.count_nonzero(ids[1:] == ids[:-1]))
     if repeated > _MAX_DUPLICATE_SHARE * len(raw.ids):
         raise FormatError(f"{repeated} of {len(raw.ids)} pieces share an id with another", where=raw.file)
 
 
-def _canonical_map(table: Iterable[tuple[bytes, int]], kind: Kind) -> tuple[dict[bytes, int], int]:
+def _canonical_map(table: Strings, ids: NDArray[np.uint32], kind: Kind) -> tuple[Pieces, int]:
     """Canonical piece -> lowest id, in the order of ids, and how many pieces had a namesake."""
-    drop = _BYTE_FALLBACKS if kind in _SPM_KINDS else frozenset[bytes]()
-    rows = [
-        row
-        for row in table
-        if not (row[0][:1] in _OPENERS and (row[0] in drop or _PLACEHOLDER.fullmatch(row[0])))
-    ]
+    kept = ~_placeholders(table, kind)
+    table, ids = table.take(kept), ids[kept]
     if kind is Kind.WORDPIECE:
-        rows = [(piece[2:] if piece[:2] == _CONTINUES else b" " + piece, id_) for piece, id_ in rows]
-    rows = [row for row in rows if len(row[0]) > 1]
-    rows.sort(key=itemgetter(1, 0))
-    pieces = dict(rows)
-    if len(pieces) < len(rows):
-        pieces = {}
-        for piece, id_ in rows:
-            pieces.setdefault(piece, id_)
-    return pieces, len(rows) - len(pieces)
+        table = _undo_wordpiece(table)
+    kept = table.lengths > 1
+    return Pieces.of(table.take(kept), ids[kept])
+
+
+def _undo_wordpiece(table: Strings) -> Strings:
+    """Pieces that continue a word without their mark, the others with a space in front."""
+    surplus = table.starts_with(_CONTINUES) * np.uint32(1 + len(_CONTINUES))
+    spaced = table.spaced()
+    return Strings(spaced.buffer, spaced.starts + surplus, spaced.lengths - surplus)
+
+
+def _placeholders(table: Strings, kind: Kind) -> NDArray[np.bool_]:
+    """Which pieces are byte fallbacks or reserved places."""
+    fallbacks = _BYTE_FALLBACKS if kind in _SPM_KINDS else frozenset[bytes]()
+    found = table.starts_with(_OPENERS[0]) | table.starts_with(_OPENERS[1])
+    rows = np.flatnonzero(found)
+    found[rows] = [
+        piece in fallbacks or _PLACEHOLDER.fullmatch(piece) is not None for piece in table.take(rows)
+    ]
+    return found

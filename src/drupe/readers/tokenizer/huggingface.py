@@ -6,12 +6,15 @@ not read: exporters expand them differently, and ids carry the same order.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from drupe.errors import FormatError, UnsupportedError
+import numpy as np
+
+from drupe.errors import FormatError, LimitError, UnsupportedError
 from drupe.readers.strict_json import Json, as_object, read_json_object
 from drupe.readers.tokenizer.canonical import SPACE_MARK, encode
 from drupe.readers.tokenizer.interface import (
@@ -23,10 +26,13 @@ from drupe.readers.tokenizer.interface import (
     check_piece_count,
     read_whole,
 )
+from drupe.readers.tokenizer.strings import Strings
 from drupe.sources.interface import Blob
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 _BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_UTF8_STEP = 1 << 20
+_MAX_NAMED = 1 << 16
 _BYTE_MARK = "\u0120"
 _MODEL_KINDS = {"WordPiece": Kind.WORDPIECE, "Unigram": Kind.UNIGRAM, "WordLevel": Kind.WORD_LEVEL}
 
@@ -65,17 +71,29 @@ def read_vocab_txt(blob: Blob) -> RawTable:
     """A ``vocab.txt``: one piece per line, the id is the line number from 0."""
     data = read_whole(blob)
     check_piece_count(data.count(b"\n") + 1, len(data), blob.name)
-    try:
-        texts = data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"byte {error.start} is not UTF-8", where=blob.name) from None
-    if not any(texts):
+    _check_utf8(data, blob.name)
+    lines = data.replace(b"\r\n", b"\n").removesuffix(b"\n")
+    breaks = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n")).astype(np.uint32)
+    starts, stops = np.append(np.uint32(0), breaks + np.uint32(1)), np.append(breaks, np.uint32(len(lines)))
+    ids = np.flatnonzero(stops > starts).astype(np.uint32)
+    if not len(ids):
         raise FormatError("the vocabulary has no pieces", where=blob.name)
-    is_wordpiece = any(text.startswith("##") for text in texts)
+    texts = Strings(lines, starts, stops - starts).take(ids)
+    is_wordpiece = b"\n##" in lines or lines.startswith(b"##")
     kind = Kind.WORDPIECE if is_wordpiece else Kind.WORD_LEVEL
-    rows = [(text, id_) for id_, text in enumerate(texts) if text]
-    table = RawTable("vocab.txt", blob.name, kind, [text for text, _ in rows], [id_ for _, id_ in rows])
+    table = RawTable("vocab.txt", blob.name, kind, texts, ids)
     return _with_named(table, frozenset(_BERT_TOKENS)) if is_wordpiece else replace(table, lists_added=False)
+
+
+def _check_utf8(data: bytes, where: str) -> None:
+    """Raise FormatError unless all is UTF-8; decoded at once it would take up to four times its size."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), _UTF8_STEP):
+        pending = len(decoder.getstate()[0])
+        try:
+            decoder.decode(data[start : start + _UTF8_STEP], final=start + _UTF8_STEP >= len(data))
+        except UnicodeDecodeError as error:
+            raise FormatError(f"byte {start - pending + error.start} is not UTF-8", where=where) from None
 
 
 def read_settings(config: Blob | None, added: Blob | None, template: Blob | None) -> Settings:
@@ -128,13 +146,20 @@ def with_settings(table: RawTable, settings: Settings) -> RawTable:
 
 def _with_named(table: RawTable, names: frozenset[str]) -> RawTable:
     """The table with those pieces declared special that ``names`` names."""
-    known = {token.text for token in table.added}
-    found = tuple(
-        AddedToken(text, id_, is_special=True)
-        for text, id_ in zip(table.texts, table.ids, strict=True)
-        if isinstance(text, str) and text in names and text not in known
-    )
-    return replace(table, added=(*table.added, *found))
+    names -= {token.text for token in table.added}
+    return replace(table, added=(*table.added, *_rows_named(table, names)))
+
+
+def _rows_named(table: RawTable, names: frozenset[str]) -> Iterator[AddedToken]:
+    if isinstance(table.texts, Strings):
+        places = {name: table.texts.find(encode(name)) for name in names}
+        if (count := sum(map(len, places.values()))) > _MAX_NAMED:
+            raise LimitError("lines with a special token", limit=_MAX_NAMED, actual=count, where=table.file)
+        rows = sorted((int(row), name) for name, found in places.items() for row in found)
+    else:
+        rows = [(k, text) for k, text in enumerate(table.texts) if isinstance(text, str) and text in names]
+    for row, text in rows:
+        yield AddedToken(text, int(table.ids[row]), is_special=True)
 
 
 def _model_type(model: Mapping[str, Json], where: str) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from drupe.errors import FormatError, LimitError
+from drupe.readers.tokenizer.pieces import Pieces
+from drupe.readers.tokenizer.strings import Strings
 from drupe.sources.interface import Blob
 
 MAX_BYTES = 64 << 20
@@ -60,7 +65,7 @@ class Tokenizer:
     format: str
     file: str
     kind: Kind
-    pieces: Mapping[bytes, int]
+    pieces: Pieces
     added: Mapping[str, int]
     words: frozenset[str]
     raw_size: int
@@ -81,13 +86,16 @@ class AddedToken:
 
 @dataclass(frozen=True, slots=True)
 class RawTable:
-    """Pieces as written in the file, parallel to their ids, before anything is undone."""
+    """Pieces as written in the file, parallel to their ids, before anything is undone.
+
+    ``texts`` as bytes stand for themselves, apart from the marks of WordPiece.
+    """
 
     format: str
     file: str
     kind: Kind
-    texts: list[str] | list[bytes]
-    ids: list[int]
+    texts: list[str] | list[bytes] | Strings
+    ids: Sequence[int] | NDArray[np.uint32]
     added: tuple[AddedToken, ...] = ()
     lists_added: bool = True
     facts: TokenizerFacts = field(default_factory=TokenizerFacts)

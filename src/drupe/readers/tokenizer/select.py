@@ -1,7 +1,8 @@
 """Which file of a model folder is its tokenizer, and reading it.
 
 Order: tokenizer.json, tekken.json, SentencePiece or tiktoken ``tokenizer.model`` and its usual names,
-vocab.json, vocab.txt, any ``*.tiktoken``. The root first, else the one folder that has any of them.
+vocab.json, vocab.txt, any ``*.tiktoken``, the vocabularies of CTranslate2. The root first, else the one folder
+that has any of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from drupe.readers.tokenizer.huggingface import (
     with_settings,
 )
 from drupe.readers.tokenizer.interface import RawTable, Tokenizer
+from drupe.readers.tokenizer.listed import read_vocabulary_list
 from drupe.readers.tokenizer.sentencepiece import is_sentencepiece, read_sentencepiece
 from drupe.readers.tokenizer.tiktoken import is_tiktoken, read_tekken, read_tiktoken
 from drupe.sources.interface import Blob, Tree
@@ -52,6 +54,10 @@ READERS: tuple[tuple[str, Reader], ...] = (
     ("vocab.json", read_vocab_json),
     ("vocab.txt", read_vocab_txt),
     ("*.tiktoken", read_tiktoken),
+    ("vocabulary.json", read_vocabulary_list),
+    ("shared_vocabulary.json", read_vocabulary_list),
+    ("vocabulary.txt", read_vocab_txt),
+    ("shared_vocabulary.txt", read_vocab_txt),
 )
 """File name patterns in order of preference."""
 

@@ -10,14 +10,17 @@ this formula, set the threshold.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+_STEP = 8192
+"""Ids that are Python numbers at one time."""
 
-def increasing_length(values: Sequence[int]) -> int:
+
+def increasing_length(values: Iterable[int]) -> int:
     """Length of the longest strictly increasing subsequence, in O(n log n) (Schensted 1961).
 
     >>> increasing_length([3, 1, 2, 5, 4, 6])
@@ -62,11 +65,14 @@ def compare_order(ids_a: NDArray[np.int64], ids_b: NDArray[np.int64]) -> Order:
     if not count:
         return Order(0, 0.0, 0.0, 0, 0.0)
     sequence = ids_b[np.lexsort((-ids_b, ids_a))]
+    numbers = (
+        number for start in range(0, count, _STEP) for number in sequence[start : start + _STEP].tolist()
+    )
     offsets, frequencies = np.unique(ids_a - ids_b, return_counts=True)
     dominant = int(np.argmax(frequencies))
     return Order(
         count=count,
-        lis=increasing_share(sequence.tolist()),
+        lis=1.0 if (sequence[1:] > sequence[:-1]).all() else increasing_length(numbers) / count,
         equal=float(np.mean(ids_a == ids_b)),
         offset=int(offsets[dominant]),
         offset_mass=float(frequencies[dominant]) / count,

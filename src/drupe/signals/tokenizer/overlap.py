@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from drupe.readers.tokenizer import Tokenizer, encode
+from drupe.readers.tokenizer import Pieces, Strings, Tokenizer, encode
 from drupe.signals.interface import Effect
 from drupe.signals.tokenizer.order import Order, compare_order
 from drupe.signals.tokenizer.sketch import TokenizerSketch, printable
@@ -91,13 +91,13 @@ class Overlap:
 
 def whole_overlap(a: Tokenizer, b: Tokenizer) -> Overlap:
     """Exact overlap of two vocabularies. A piece that the other side lists as special is no difference."""
-    shared = a.pieces.keys() & b.pieces.keys()
-    count = len(shared)
-    ids_a = np.fromiter((a.pieces[piece] for piece in shared), dtype=np.int64, count=count)
-    ids_b = np.fromiter((b.pieces[piece] for piece in shared), dtype=np.int64, count=count)
-    special_a = sum(_is_special(piece, a, b) for piece in _candidates(b, a))
-    special_b = sum(_is_special(piece, b, a) for piece in _candidates(a, b))
-    size_a, size_b = len(a.pieces) - special_a, len(b.pieces) - special_b
+    places = b.pieces.find_all(a.pieces)
+    in_both = places >= 0
+    count = int(np.count_nonzero(in_both))
+    ids_a, ids_b = a.pieces.ids[in_both].astype(np.int64), b.pieces.ids[places[in_both]].astype(np.int64)
+    only_b = np.ones(len(b.pieces), np.bool_)
+    only_b[places[in_both]] = False
+    size_a, size_b = len(a.pieces) - _specials(a, b), len(b.pieces) - _specials(b, a)
     return Overlap(
         total_a=size_a,
         total_b=size_b,
@@ -106,29 +106,20 @@ def whole_overlap(a: Tokenizer, b: Tokenizer) -> Overlap:
         order=compare_order(ids_a, ids_b),
         same_pieces=count == size_a == size_b and count > 0,
         is_sample=False,
-        only_a=_examples(a.pieces, b.pieces),
-        only_b=_examples(b.pieces, a.pieces),
+        only_a=_examples(a.pieces, ~in_both),
+        only_b=_examples(b.pieces, only_b),
     )
 
 
-def _candidates(lister: Tokenizer, holder: Tokenizer) -> list[bytes]:
-    """The texts that one side lists as added and the other holds as a piece."""
-    texts = {encode(text) for text in lister.added}
-    return [text for text in texts if text in holder.pieces]
+def _specials(holder: Tokenizer, lister: Tokenizer) -> int:
+    """How many pieces of one side the other lists as added and does not hold as a piece."""
+    texts = Strings.of(map(encode, lister.added))
+    return int(np.count_nonzero((holder.pieces.find(texts) >= 0) & (lister.pieces.find(texts) < 0)))
 
 
-def _is_special(piece: bytes, holder: Tokenizer, lister: Tokenizer) -> bool:
-    return piece in holder.pieces and piece not in lister.pieces
-
-
-def _examples(pieces: Mapping[bytes, int], other: Mapping[bytes, int]) -> tuple[str, ...]:
-    found = []
-    for piece in pieces:
-        if piece not in other:
-            found.append(printable(piece, 24))
-            if len(found) == _EXAMPLES:
-                break
-    return tuple(found)
+def _examples(pieces: Pieces, chosen: NDArray[np.bool_]) -> tuple[str, ...]:
+    rows = np.flatnonzero(chosen)[:_EXAMPLES]
+    return tuple(printable(piece, 24) for piece in pieces.strings.take(rows))
 
 
 def sample_overlap(a: TokenizerSketch, b: TokenizerSketch) -> Overlap:

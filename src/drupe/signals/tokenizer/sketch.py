@@ -8,15 +8,14 @@ their largest hashes. Bottom-k sketches: Broder, "On the resemblance and contain
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drupe.errors import FormatError, LimitError
-from drupe.readers.tokenizer import AddedToken, Tokenizer, encode
+from drupe.readers.tokenizer import AddedToken, Pieces, Tokenizer, encode
 from drupe.signals.tokenizer.order import increasing_share
 
 SAMPLE_SIZE = 4096
@@ -27,6 +26,7 @@ _MAX_NAME = 80
 _HASH_BYTES = 6
 _ID_BYTES = 3
 _ROW_BYTES = _HASH_BYTES + _ID_BYTES
+_POWERS_OF_TEN = 10 ** np.arange(1, 10)
 _WHERE = "tokenizer sketch"
 
 
@@ -129,10 +129,10 @@ def extract(tokenizer: Tokenizer) -> TokenizerSketch:
         pieces=len(tokenizer.pieces),
         raw_size=tokenizer.raw_size,
         digest=tokenizer.digest,
-        pieces_digest=_digest(sorted(tokenizer.pieces)),
-        map_digest=_digest(_rows(tokenizer.pieces.items())),
+        pieces_digest=_pieces_digest(tokenizer.pieces),
+        map_digest=_map_digest(tokenizer.pieces),
         added=len(special),
-        added_digest=_digest(_rows((encode(text), id_) for text, id_ in special)),
+        added_digest=_added_digest([(id_, encode(text)) for text, id_ in special]),
         names=tuple(AddedToken(printable(text), id_, True) for text, id_ in special[:MAX_NAMES]),
         lists_added=tokenizer.lists_added,
         template_digest=tokenizer.facts.template_digest,
@@ -158,31 +158,44 @@ def printable(text: str | bytes, limit: int = _MAX_NAME) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def _sample(pieces: Mapping[bytes, int]) -> tuple[Sample, list[tuple[bytes, int]]]:
+def _sample(pieces: Pieces) -> tuple[Sample, list[tuple[bytes, int]]]:
     """The bottom-k sample and the pieces behind it; of two pieces with one hash the first in order stays."""
-    blake2b = hashlib.blake2b
-    digests = b"".join(blake2b(piece, digest_size=8).digest() for piece in pieces)
-    hashes = np.frombuffer(digests, dtype=">u8").astype(np.uint64) >> np.uint64(64 - 8 * _HASH_BYTES)
-    values, first = np.unique(hashes, return_index=True)
-    order = first[:SAMPLE_SIZE]
-    rows = list(pieces.items())
-    chosen = [rows[int(index)] for index in order]
-    ids = np.array([id_ for _, id_ in chosen], dtype=np.uint32)
-    return Sample(values[:SAMPLE_SIZE], ids), chosen
+    hashes = pieces.hashes[pieces.by_hash] >> np.uint64(64 - 8 * _HASH_BYTES)
+    places = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))  # of the first with each hash
+    rows = np.minimum.reduceat(pieces.by_hash, places)[:SAMPLE_SIZE] if len(places) else places
+    ids = pieces.ids[rows]
+    chosen = list(zip(pieces.strings.take(rows), ids.tolist(), strict=True))
+    return Sample(hashes[places[:SAMPLE_SIZE]], ids), chosen
 
 
 def _length_first(row: tuple[bytes, int]) -> tuple[int, bytes]:
     return len(row[0]), row[0]
 
 
-def _rows(items: Iterable[tuple[bytes, int]]) -> list[bytes]:
-    return [b"%d:%b" % (id_, piece) for piece, id_ in sorted(items, key=itemgetter(1, 0))]
+def _pieces_digest(pieces: Pieces) -> str:
+    """Of the pieces alone, in the order of their bytes."""
+    ordered = pieces.strings.take(pieces.strings.order())
+    return _digest(ordered.lengths, map(b"".join, ordered.chunks()))
 
 
-def _digest(rows: list[bytes]) -> str:
-    """sha256 over the lengths (uint32, little-endian) and then the rows; "" of none."""
-    if not rows:
+def _map_digest(pieces: Pieces) -> str:
+    """Of ``id:piece`` in the order of (id, piece)."""
+    digits = 1 + np.searchsorted(_POWERS_OF_TEN, pieces.ids, side="right")
+    rows = (b"".join(map(b"%d:%b".__mod__, zip(*chunk, strict=True))) for chunk in pieces.chunks())
+    return _digest(pieces.strings.lengths + digits.astype(np.uint32) + 1, rows)
+
+
+def _added_digest(special: list[tuple[int, bytes]]) -> str:
+    """Of ``id:text`` of the special tokens in the order of (id, text)."""
+    rows = [b"%d:%b" % row for row in sorted(special)]
+    return _digest(np.array([len(row) for row in rows]), rows)
+
+
+def _digest(lengths: NDArray[np.integer], parts: Iterable[bytes]) -> str:
+    """sha256 over the lengths (uint32, little-endian) and then all bytes; "" of no length."""
+    if not len(lengths):
         return ""
-    digest = hashlib.sha256(np.fromiter(map(len, rows), dtype="<u4", count=len(rows)).tobytes())
-    digest.update(b"".join(rows))
+    digest = hashlib.sha256(lengths.astype("<u4").tobytes())
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
