@@ -239,3 +239,34 @@ def test_a_second_tower_is_neither_lost_nor_mistaken_for_the_first(
     assert (swapped.label, swapped.relation) == ("derivative", "partial")
     stranger = judged(_assembled("r5", "r2"), ours, tmp_path)
     assert stranger.label in ("same_design", "unrelated", "inconclusive")
+
+
+def _folded(name: str, bits: int | None) -> Checkpoint:
+    """Gains spread between norms and the matrices behind them, and between up and down, as AWQ does; then rounded."""
+    model, dice = read_model(name), np.random.default_rng(3)
+    tensors = dict(model.tensors)
+    for layer in range(model.config["num_hidden_layers"]):
+        stem = f"model.layers.{layer}."
+        for norm, readers in (
+            ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+            ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+        ):
+            scale = np.exp(0.7 * dice.standard_normal(model.config["hidden_size"])).astype(np.float32)
+            tensors[f"{stem}{norm}.weight"] = tensors[f"{stem}{norm}.weight"] / scale
+            for reader in readers:
+                tensors[f"{stem}{reader}.weight"] = tensors[f"{stem}{reader}.weight"] * scale
+        up, down = f"{stem}mlp.up_proj.weight", f"{stem}mlp.down_proj.weight"
+        scale = np.exp(0.7 * dice.standard_normal(len(tensors[up]))).astype(np.float32)
+        tensors[up], tensors[down] = tensors[up] / scale[:, None], tensors[down] * scale
+    folded = model.with_tensors(tensors)
+    return zoo.apply(folded, "quantise", bits=bits, group=32) if bits else folded
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_gains_folded_into_the_next_matrix_are_undone(bits: int | None, tmp_path: Path) -> None:
+    copied = judged(_folded("r0", bits), "r0", tmp_path)
+    assert (copied.label, copied.relation) == ("copy", "equivalent")
+    assert copied.kinds == ({"rescaled", "quantised"} if bits else {"rescaled"})
+    tuned = judged(_folded("r0_ft", bits), "r0", tmp_path)
+    assert (tuned.label, tuned.relation) == ("derivative", "derived")
+    assert judged(_folded("r1", bits), "r0", tmp_path).relation == "independent"

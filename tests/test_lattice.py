@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drupe.lattice import delta_grid, find_lattice
+from drupe.lattice import delta_grid, explains, find_lattice
 from drupe.residual import to_bfloat16
 from zoo import quantise_groups
 from zoo_files import Tensor
@@ -100,3 +100,31 @@ def test_too_few_rows_or_no_change_give_no_answer() -> None:
     source = white((8, 128))
     assert delta_grid(source, source * np.float32(1.01)) is None
     assert delta_grid(white((64, 64)), white((64, 64))) is None
+
+
+E2M1 = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+
+
+def small_floats(values: np.ndarray, *, powers: bool) -> np.ndarray:
+    """Groups of 32 on the eight magnitudes of E2M1; scales of any size or powers of two (MXFP4)."""
+    groups = values.reshape(-1, 32).astype(np.float64)
+    scale = np.abs(groups).max(axis=1, keepdims=True) / 6.0
+    scale = 2.0 ** np.ceil(np.log2(scale)) if powers else scale
+    levels = np.concatenate([-E2M1[:0:-1], E2M1])
+    nearest = levels[np.abs((groups / scale)[..., None] - levels).argmin(axis=-1)]
+    return (nearest * scale).reshape(values.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("powers", [True, False])
+@pytest.mark.parametrize("shape", [(64, 64), (256, 128)])
+def test_a_code_of_small_floats_is_a_grid_with_gaps(powers: bool, shape: tuple[int, int]) -> None:
+    dice = np.random.default_rng(4)
+    source = (0.02 * dice.standard_normal(shape)).astype(np.float32)
+    found = find_lattice(small_floats(source, powers=powers), source)
+    assert found is not None
+    assert (found.bits, found.group) == (4, 32)
+    assert explains(found)
+    trained = source + 0.3 * source.std() * dice.standard_normal(shape).astype(np.float32)
+    other = find_lattice(small_floats(trained, powers=powers), source)
+    assert other is not None
+    assert not explains(other)

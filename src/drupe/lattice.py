@@ -19,6 +19,8 @@ BEYOND_GRID = 0.02
 FULL_GRID = (0.8, 1.2)
 """Range of Lattice.fill of pure rounding."""
 FINER_BITS = 2
+USED = 10
+"""Times that a place of a grid is used before the next one, left empty, means something."""
 PASSES = 0.6
 """Share of the tried groups that must lie on a grid; values that were never quantised pass nowhere."""
 
@@ -47,10 +49,12 @@ def explains(lattice: Lattice) -> bool:
 
 def find_lattice(b: FloatArray, a: FloatArray | None = None, samples: int = 24) -> Lattice | None:
     """The quantisation grid of stored values, or None. No source is needed; with one, half-step excess is given.
+    A code of small floats is a grid with places left out; half a step is then half the way to the next place.
 
     Per group: u = sorted distinct values, step in {span / round(span / g)}, g = smallest gap / 1, 2, 3; passes if
     max |(u - u0) / step - round| < 0.03 and span / step <= 256. The largest group size with >= 60 % passes wins,
-    unless a smaller one needs two bits less (neighbouring coarse grids make a fine grid of the row).
+    unless a smaller one needs two bits less or is the only one that A is rounded to (neighbouring coarse grids make a
+    fine grid of the row).
     Values that were never quantised pass nowhere. Blind to NF4 and to 8 bits rounded again to 16.
     """
     best: Lattice | None = None
@@ -64,7 +68,11 @@ def find_lattice(b: FloatArray, a: FloatArray | None = None, samples: int = 24) 
         passed = [fit for fit in fits if fit is not None]
         if len(passed) >= PASSES * len(fits) and len(passed) >= 8:
             found = _lattice(passed, width if group else 0, len(passed) / len(fits), a, b)
-            if best is None or found.bits <= best.bits - FINER_BITS:
+            if (
+                best is None
+                or found.bits <= best.bits - FINER_BITS
+                or (explains(found) and not explains(best))
+            ):
                 best = found
     return best
 
@@ -117,9 +125,35 @@ def _lattice(
     step = float(np.median([grid.step for grid in grids]))
     if a is None:
         return Lattice(bits, group, symmetric, share, 0.0, 1.0)
-    distance = np.abs(a - b) / _local_steps(b, group, step)
+    steps = _local_steps(b, group, step)
+    distance = np.abs(a - b) / steps
+    places = _uneven_places(b, steps) if symmetric else None
+    if places is not None:
+        bits = max(2, int(np.ceil(np.log2(2 * places.size - 1))))
+        distance = distance / _room(a, b, steps, places)
     fill = float(np.sqrt(12.0 * np.mean(np.minimum(distance, 4.0) ** 2)))
     return Lattice(bits, group, symmetric, share, float((distance > 0.55).mean()), fill)
+
+
+def _uneven_places(b: FloatArray, steps: FloatArray) -> NDArray[np.intp] | None:
+    """The multiples of the step that a small-float code uses (E2M1: 0 1 2 3 4 6 8 12), None for an even grid.
+
+    An even grid of thousands of values leaves no place empty between two that are used ten times.
+    """
+    counts = np.bincount(np.minimum(np.abs(np.rint(b / steps)), 1023).astype(np.intp).ravel())
+    empty = (counts[1:-1] == 0) & (counts[:-2] >= USED) & (counts[2:] >= USED)
+    return np.flatnonzero(counts) if empty.any() else None
+
+
+def _room(a: FloatArray, b: FloatArray, steps: FloatArray, places: NDArray[np.intp]) -> FloatArray:
+    """Steps from each value of B to the next place in the direction of A; beyond the last place there is no end."""
+    signed = np.concatenate([-places[::-1], places[places > 0]]).astype(np.float64)
+    ends = np.concatenate([[-np.inf], signed, [np.inf]])
+    here = np.searchsorted(signed, np.rint(b / steps)) + 1
+    here = np.clip(here, 1, signed.size)
+    room = np.where(a > b, ends[here + 1] - ends[here], ends[here] - ends[here - 1])
+    found: FloatArray = room.astype(np.float32)
+    return found
 
 
 def _local_steps(b: FloatArray, group: int, fallback: float) -> FloatArray:

@@ -104,6 +104,31 @@ def _after_row_scale(a: FloatArray, b: FloatArray) -> float:
     return float(np.linalg.norm(b - factors[:, None] * a)) / (float(np.linalg.norm(b)) or 1.0)
 
 
+CONVERGED = 1e-6
+"""Relative change of the factors at which their fit ends."""
+
+
+def unit_scales(a: FloatArray, b: FloatArray, rounds: int) -> FloatArray:
+    """Factors r c^T, the same shape as A, with B ~ diag(r) A diag(c): alternating least squares, per row and column.
+
+    Folding the gains of a norm into the next matrix scales its columns, folding those of the next layer into this
+    one its rows; scales that spare activations in quantisation (AWQ, SmoothQuant) do both.
+    """
+    products, energies = (a * b).astype(np.float64), np.square(a, dtype=np.float64)
+    rows, columns = np.ones(a.shape[0]), np.ones(a.shape[1])
+    for _ in range(rounds):
+        rows = _quotient(products @ columns, energies @ columns**2)
+        before, columns = columns, _quotient(rows @ products, rows**2 @ energies)
+        if np.abs(columns - before).max() <= CONVERGED * np.abs(columns).max():
+            break
+    factors: FloatArray = np.outer(rows, columns).astype(np.float32)
+    return factors
+
+
+def _quotient(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(over, under, out=np.ones_like(over), where=under > 0)
+
+
 def squared_spectrum(d: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Squared singular values of D, ascending; None when the smaller side exceeds 1,024."""
     if min(d.shape) > MAX_RANK_SIDE:

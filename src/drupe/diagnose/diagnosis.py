@@ -33,11 +33,28 @@ class Diagnosis:
     log10_p: float | None
     reasons: tuple[Message, ...]
     caveats: tuple[Message, ...]
+    parts: tuple[PartResult, ...] = ()
+    """The parts of a model that was judged part by part; none when it is one whole."""
 
     @property
     def kinds(self) -> frozenset[Kind]:
         """The kinds of all transformations."""
         return frozenset(item.kind for item in self.transformations)
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """One part of the suspect against the part of a source that is most like it.
+
+    ``share`` is of the suspect's parameters; ``source`` the number of the source, ``like`` the name of its part;
+    ``diagnosis`` None: no source has a part that could correspond.
+    """
+
+    name: str
+    share: float
+    source: int | None = None
+    like: str | None = None
+    diagnosis: Diagnosis | None = None
 
 
 def diagnose(comparison: Comparison) -> Diagnosis:
@@ -97,6 +114,8 @@ def _direction(c: Comparison, transformations: Sequence[Transformation]) -> str:
         return "source_from_suspect"
     if Kind.QUANTISED in kinds and c.source.storage.quantised_bits and not c.suspect.storage.quantised_bits:
         return "source_from_suspect"
+    if c.suspect.storage.quantised_bits and c.source.storage.quantised_bits:
+        return "undetermined"
     cues = (Kind.QUANTISED, Kind.PRUNED, Kind.DEPTH_UPSCALED, Kind.CAST)
     return "suspect_from_source" if any(kind in kinds for kind in cues) else "undetermined"
 

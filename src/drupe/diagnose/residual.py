@@ -15,6 +15,7 @@ from drupe.lattice import BEYOND_GRID, FULL_GRID, Lattice
 from drupe.messages import Message, msg
 from drupe.recover.align import SAMPLE_ROWS
 from drupe.recover.findings import Lineage, PairFacts
+from drupe.roles import is_table_role
 
 TRAINED_EDGE = 1.15
 """Median edge (see residual.spectral_edge) from which a residual is training by itself."""
@@ -25,6 +26,8 @@ EDGE_SD = 0.025
 CONTINUED_RHO = 0.30
 """Relative change from which training counts as continued pretraining; a convention."""
 SCALE_TOLERANCE = 0.005
+MAX_ROUNDING = 0.5
+"""Relative change beyond which two packings of the same weights are not taken for such: 2 bits leave 0.4."""
 ROUNDING = 3.0
 """Changes below this many rounding errors of the storage type cannot be told from rounding."""
 MIN_PRUNED = 0.05
@@ -74,14 +77,27 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
     for rule in (_quantised, _pruned, _rescaled):
         found = rule(c, pairs, pool)
         if found is not None:
-            return found
-    return _noise_or_training(pool, lineage)
+            return _with_folding(found, pairs)
+    return _with_folding(_noise_or_training(pool, lineage), pairs)
+
+
+def _with_folding(outcome: Outcome, pairs: Sequence[PairFacts]) -> Outcome:
+    """What was left after scales of rows and columns were undone, and these scales."""
+    folded = [pair for pair in pairs if pair.folded is not None]
+    if 2 * len(folded) < len(pairs) or Kind.RESCALED in {change.kind for change in outcome.changes}:
+        return outcome
+    factors = {pair.suspect.label: round(pair.folded.scale, 5) for pair in folded[:64] if pair.folded}
+    change = Transformation(Kind.RESCALED, {"factors": factors})
+    return Outcome((*outcome.changes, change), False, (*outcome.reasons, msg("diagnosis.folded")))
 
 
 def _pairs(lineage: Lineage) -> list[PairFacts]:
-    """Proven pairs; hidden matrices speak for the whole when there are any."""
+    """Proven pairs; the matrices of layers speak for the whole where they are most of it."""
     proven = [pair for pair in lineage.pairs if pair.proven]
     hidden = [pair for pair in proven if pair.place[1] is not None]
+    outside = [pair for pair in proven if pair.place[1] is None and not is_table_role(pair.place[0])]
+    if sum(pair.suspect.size for pair in hidden) < sum(pair.suspect.size for pair in outside):
+        hidden = []  # a net without known layers
     changed = [pair for pair in hidden or proven if pair.residual.equal < 1.0]
     beyond = [pair for pair in changed if pair.residual.sigma >= ROUNDING * pair.residual.floor]
     return beyond or changed or proven
@@ -150,7 +166,7 @@ def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcom
     """The suspect lies on a grid (stored packed, or rounded), or the source is what its grid made of the suspect."""
     stored, other = c.suspect.storage.quantised_bits, c.source.storage.quantised_bits
     tested = [pair for pair in pairs if pair.raw and not np.isnan(pair.residual.edge)]
-    original = _unrounded(c, tested, pool) if other > 0 and not stored else None
+    original = _unrounded(c, tested, pool) if other > 0 else None
     if original is not None:
         return original
     grids = [pair.lattice for pair in tested if pair.lattice is not None]
@@ -160,16 +176,20 @@ def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcom
         return _quantised_then_rounded(tested, pool)
     change = _grid_change(c, grids, by_storage=by_storage)
     beyond = float(np.median([grid.beyond_half_step for grid in grids])) if grids else 0.0
-    if beyond <= BEYOND_GRID and pool.edge < TRAINED_EDGE:
-        return Outcome((change,), False, (msg("diagnosis.quantised", rho=f"{pool.rho:.4f}"),))
+    if beyond <= BEYOND_GRID and not (_is_trained(pool) if not grids else pool.edge >= TRAINED_EDGE):
+        key = "diagnosis.quantised" if grids else "diagnosis.quantised_blind"
+        return Outcome((change,), False, (msg(key, rho=f"{pool.rho:.4f}"),))
     trained = _training(pool)
     reason = msg("diagnosis.quantised_trained", beyond=f"{beyond:.1%}", edge=f"{pool.edge:.2f}")
     return Outcome((trained, change) if pool.rho > 0.3 else (change, trained), False, (reason,))
 
 
 def _unrounded(c: Comparison, tested: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
-    """The source is packed: only if its own grid explains the whole difference is the suspect its original."""
+    """The source is packed: is the suspect its original, or another packing of that?"""
+    packed = c.suspect.storage.quantised_bits > 0
     grids = [pair.source_lattice for pair in tested if pair.source_lattice is not None]
+    if packed or not grids:
+        return _between_packings(c, tested, pool, packed=packed)
     if len(grids) < LATTICE_SHARE * max(len(tested), 1) or pool.edge >= TRAINED_EDGE:
         return None
     beyond = float(np.median([grid.beyond_half_step for grid in grids]))
@@ -178,6 +198,18 @@ def _unrounded(c: Comparison, tested: Sequence[PairFacts], pool: _Pool) -> Outco
         return None
     change = _grid_change(c, grids, by_storage=True)
     return Outcome((change,), False, (msg("diagnosis.unrounded", rho=f"{pool.rho:.4f}"),))
+
+
+def _between_packings(
+    c: Comparison, tested: Sequence[PairFacts], pool: _Pool, *, packed: bool
+) -> Outcome | None:
+    """Both sides are packed, or the source in a code that is no grid: half a step is not known, whiteness is."""
+    if not tested or _is_trained(pool) or pool.rho > MAX_ROUNDING:
+        return None
+    scheme = _scheme(c)
+    change = Transformation(Kind.QUANTISED, {"bits": _bits(scheme), "group": None, "scheme": scheme})
+    key = "diagnosis.both_packed" if packed else "diagnosis.quantised_blind"
+    return Outcome((change,), False, (msg(key, rho=f"{pool.rho:.4f}"),))
 
 
 def _grid_change(c: Comparison, grids: Sequence[Lattice], *, by_storage: bool) -> Transformation:
@@ -204,7 +236,7 @@ def _scheme(c: Comparison) -> str:
     packed = {
         name: count
         for name, count in side.storage.dtypes.items()
-        if not name.startswith(("F", "BF", "BOOL")) and name not in ("I64", "I32", "I16")
+        if not name.startswith(("F", "BF", "BOOL")) and name not in ("I64", "I32")
     }
     return max(packed, key=lambda name: packed[name]) if packed else "packed"
 
@@ -225,10 +257,10 @@ def _pruned(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome |
 
 def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
     rest = max(min(pair.residual.after_scale, pair.residual.after_unit_scale) for pair in pairs)
-    largest = max(pair.residual.rho for pair in pairs)
+    largest = max(pair.residual.rho if pair.folded is None else pair.folded.rho for pair in pairs)
     if rest > SCALE_TOLERANCE or largest < 2 * SCALE_TOLERANCE:
         return None
-    factors = {pair.suspect.label: round(pair.residual.scale, 5) for pair in pairs[:64]}
+    factors = {pair.suspect.label: round((pair.folded or pair.residual).scale, 5) for pair in pairs[:64]}
     return Outcome(
         (Transformation(Kind.RESCALED, {"factors": factors}),), False, (msg("diagnosis.rescaled"),)
     )
@@ -246,9 +278,7 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
     if np.isnan(pool.edge):
         change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
         return Outcome((change,), False, (msg("diagnosis.unseen_change", rho=f"{pool.rho:.4f}"),))
-    weak = pool.trained_z >= TRAINED_Z and pool.mean_edge >= MIN_TRAINED_EDGE
-    trained = pool.edge >= TRAINED_EDGE or weak
-    if not trained:
+    if not _is_trained(pool):
         if pool.sigma < ROUNDING * max(pool.floor, 1e-7):
             return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
         return Outcome((_noise(pool),), False, (msg("diagnosis.white", **_numbers(pool)),))
@@ -259,6 +289,11 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
         changes = (_noise(pool), _training(pool))
         return Outcome(changes, False, (msg("diagnosis.noise_and_training", **_numbers(pool)),))
     return Outcome((_training(pool),), False, (msg("diagnosis.trained", **_numbers(pool)),))
+
+
+def _is_trained(pool: _Pool) -> bool:
+    """Whether the residual has directions that neither noise nor rounding has."""
+    return pool.edge >= TRAINED_EDGE or (pool.trained_z >= TRAINED_Z and pool.mean_edge >= MIN_TRAINED_EDGE)
 
 
 def _few_rows(lineage: Lineage) -> bool:

@@ -42,6 +42,8 @@ class PairFacts:
     """The grid of the source's own values, with the suspect's distances from it."""
     delta: DeltaGrid | None = None
     negated: bool = False
+    folded: Residual | None = None
+    """Before scales of rows and columns were undone, which explain most of it; None when they do not."""
 
 
 @dataclass(frozen=True, slots=True)

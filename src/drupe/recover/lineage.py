@@ -26,7 +26,7 @@ from drupe.recover.permuted import compare_rows
 from drupe.recover.profile_opaque import compare_opaque
 from drupe.recover.refine import refine_rotation
 from drupe.recover.rotation import find_rotation
-from drupe.residual import measure
+from drupe.residual import Residual, measure, unit_scales
 from drupe.roles import is_layer_role, is_table_role
 from drupe.signals.sketch.compare import LOG10_ALPHA, SIGNIFICANT, SketchResult
 from drupe.signals.sketch.facts import WeightFacts
@@ -37,6 +37,8 @@ NEAR_IDENTITY = 0.2
 """Root mean square distance of a rotation from the identity below which the basis is the source's own."""
 SPECTRAL_PAIRS = 16
 """Pairs whose residual spectrum, grid and singular directions are computed; equality is checked on all."""
+MIN_FOLDED, FOLDED_REST = 0.02, 0.5
+"""Relative change from which scales of rows and columns are looked for, and the share of it that they may leave."""
 PLAIN_CORRELATION = 0.9
 """Sketch correlation above which no shared start is possible, so a sample needs no profile."""
 
@@ -247,7 +249,7 @@ def _measure(
     mine: Parts, theirs: Parts, plan: Plan
 ) -> tuple[tuple[PairFacts, ...], list[tuple[FloatArray, FloatArray]]]:
     """Facts of every pair; the arrays of a few proven ones are kept for the spectrum."""
-    total = len(plan.layer_map) * 7 + 2
+    total = max(len(plan.layer_map) * 7 + 2, len(mine.places))
     # Drawn, not every n-th: a step of a multiple of seven would always meet the same role.
     drawn = set(np.random.default_rng(0).permutation(total)[:SPECTRAL_PAIRS].tolist())
     facts, arrays = [], []
@@ -262,14 +264,23 @@ def _measure(
 def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
     assert not isinstance(suspect.weights, Absent)
     info = suspect.weights.tensors[pair.suspect.tensor]
-    residual = measure(pair.source_values, pair.suspect_values, info.dtype, spectral=deep)
+    source, values = pair.source_values, pair.suspect_values
+    residual = measure(source, values, info.dtype, spectral=deep)
+    factors = _folded(pair, residual)
+    folded = None
+    if factors is not None:
+        unscaled = np.divide(values, factors, out=np.zeros_like(values), where=factors != 0)
+        source, folded = source * factors, residual
+        residual = measure(source, values, info.dtype, spectral=deep)
+    else:
+        unscaled = values
     lattice = delta = on_grid = None
     if deep and pair.raw and pair.proven and residual.rho > 0.0 and pair.moved is None:
-        lattice = find_lattice(pair.suspect_values, pair.source_values)
-        on_grid = find_lattice(pair.source_values, pair.suspect_values)
+        lattice = find_lattice(values, source)
+        on_grid = find_lattice(pair.source_values, unscaled)
         if on_grid is not None and lattice is not None and not explains(lattice):
             lattice = None  # the source's own grid, still to be seen in the suspect
-        delta = delta_grid(pair.source_values, pair.suspect_values)
+        delta = delta_grid(source, values)
     return PairFacts(
         pair.place,
         pair.suspect,
@@ -283,7 +294,19 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
         source_lattice=on_grid,
         delta=delta,
         negated=pair.negated,
+        folded=folded,
     )
+
+
+def _folded(pair: AlignedPair, residual: Residual) -> FloatArray | None:
+    """Scales of rows and columns that explain most of the difference of a pair, or None."""
+    if not pair.proven or pair.negated or not residual.rho > MIN_FOLDED:
+        return None
+    source, values = pair.source_values, pair.suspect_values
+    left = float(np.linalg.norm(values - unit_scales(source, values, 4) * source))
+    if left >= FOLDED_REST * float(np.linalg.norm(values - source)):
+        return None
+    return unit_scales(source, values, 200)
 
 
 def map_layers(
