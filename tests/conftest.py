@@ -4,6 +4,8 @@ import os
 
 # Threads of the linear algebra library fight over small matrices: set before numpy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Requests are counted, and servers reuse ports: tests of the cache switch it on in a folder of their own.
+os.environ["DRUPE_CACHE_LIMIT"] = "0"
 
 from hypothesis import settings
 

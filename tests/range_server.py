@@ -1,21 +1,25 @@
-"""A real HTTP server on this machine: ranges, redirects, errors, lies, and the endpoints of the hub."""
+"""A real HTTP server on this machine: ranges, redirects, errors, lies.
+
+The endpoints of hubs and registries stand in service_routes.py.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import re
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-LARGE = (".safetensors", ".gguf", ".onnx", ".bin")
-"""Files that the hub keeps in LFS and serves from another address."""
+from service_routes import OllamaModel, Repository, ServiceRoutes
+
+__all__ = ["Mode", "OllamaModel", "OnDisk", "RangeServer", "Repository", "Request"]
 
 
 class Mode(StrEnum):
@@ -36,6 +40,36 @@ class Mode(StrEnum):
     WEAK_CHANGING = "weak_changing"
     COMPRESSED = "compressed"
     ENDLESS = "endless"
+    HANG = "hang"
+    NO_ETAG = "no_etag"
+    OTHER_ETAG = "other_etag"
+    IGNORE_CONDITION = "ignore_condition"
+    NOT_MODIFIED = "not_modified"
+    NOT_MODIFIED_OTHER = "not_modified_other"
+
+
+class Content(Protocol):
+    """What a path serves: bytes, or a file too large to be held in memory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> bytes: ...
+
+
+class OnDisk:
+    """A file on disk, read as it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __len__(self) -> int:
+        return self.path.stat().st_size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop, _ = part.indices(len(self))
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +86,18 @@ class Request:
         return (int(match[1]), int(match[2])) if match else None
 
 
-@dataclass(slots=True)
-class Repository:
-    files: dict[str, bytes]
-    commit: str
-    token: str | None = None
-    gated: bool = False
-    sizes: bool = True
-    listed: dict[str, int] = field(default_factory=dict)
-
-
 class RangeServer:
     """``with RangeServer() as server``: put bytes in ``files`` by path, behaviours in ``modes``."""
 
     def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
+        self.files: dict[str, Content] = {}
         self.modes: dict[str, Mode] = {}
-        self.failures: dict[str, list[int]] = {}
+        self.failures: dict[str, list[int | tuple[int, dict[str, str]]]] = {}
         self.redirects: dict[str, str] = {}
         self.repositories: dict[str, Repository] = {}
+        self.scopes: dict[str, Repository] = {}
+        """Repositories of ModelScope."""
+        self.ollama: dict[str, OllamaModel] = {}
         self.log: list[Request] = []
         self.expired: set[str] = set()
         self.stopping = threading.Event()
@@ -111,7 +138,7 @@ class _Server(ThreadingHTTPServer):
         """A client that hangs up is part of the tests."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(ServiceRoutes, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: _Server
@@ -131,46 +158,55 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {key.lower(): value for key, value in self.headers.items()}
         owner.log.append(Request(self.command, self.path, headers, self.client_address[1]))
         if owner.failures.get(path):
-            self._empty(owner.failures[path].pop(0), {"Retry-After": "0"})
+            failure = owner.failures[path].pop(0)
+            status, extra = failure if isinstance(failure, tuple) else (failure, {})
+            self.refuse(status, {"Retry-After": "0", **extra})
         elif path in owner.redirects:
-            self._empty(302, {"Location": owner.redirects[path]})
-        elif path.startswith("/api/models/"):
-            self._hub_listing(path.removeprefix("/api/models/"))
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._hub_file(*match.groups())
+            self.refuse(302, {"Location": owner.redirects[path]})
+        elif self.serve_service(path):
+            return
         elif path.startswith("/cdn/") and self.path in owner.expired:
-            self._empty(403, {})
+            self.refuse(403, {})
         elif path in owner.files:
-            self._file(path, owner.files[path], {})
+            self.serve_file(path, owner.files[path], {})
         else:
-            self._empty(404, {})
+            self.refuse(404, {})
 
     # -- plain files ---------------------------------------------------------------------------------------
 
-    def _file(self, path: str, data: bytes, extra: dict[str, str]) -> None:
+    def serve_file(self, path: str, data: Content, extra: dict[str, str]) -> None:
         mode = self.server.owner.modes.get(path, Mode.NORMAL)
-        etag = extra.get("ETag") or f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+        etag = extra.get("ETag") or f'"{_digest(data)[:16]}"'
         if mode in (Mode.CHANGING, Mode.WEAK_CHANGING):
             count = self.server.owner.paths().count(self.path)
             etag = f'{"W/" if mode is Mode.WEAK_CHANGING else ""}"version-{count}"'
         if mode is Mode.CHANGING_SIZE:
-            data, etag = data + bytes(self.server.owner.paths().count(self.path)), ""
+            data, etag = data[:] + bytes(self.server.owner.paths().count(self.path)), ""
+        if mode is Mode.NO_ETAG:
+            etag = ""
+        if mode is Mode.OTHER_ETAG:
+            etag = '"other"'
         headers = {"Accept-Ranges": "bytes", **extra}
         if mode is Mode.PAGE:
             headers["Content-Type"] = "text/html; charset=utf-8"
         if etag:
             headers["ETag"] = etag
         span = self._range(data, etag)
-        if mode in _SPECIAL:
+        if mode in (Mode.NOT_MODIFIED, Mode.NOT_MODIFIED_OTHER):
+            other = {"ETag": '"other"'} if mode is Mode.NOT_MODIFIED_OTHER else {}
+            self.answer(304, b"", other)
+        elif etag and self.headers.get("If-None-Match") == etag and mode is not Mode.IGNORE_CONDITION:
+            self.answer(304, b"", {"ETag": etag})
+        elif mode in _SPECIAL:
             _SPECIAL[mode](self, data, span, headers)
         elif span is None:
-            self._answer(200, data, headers)
+            self.answer(200, data[:], headers)
         elif span[0] >= len(data):
-            self._answer(416, b"sorry", {**headers, "Content-Range": f"bytes */{len(data)}"})
+            self.answer(416, b"sorry", {**headers, "Content-Range": f"bytes */{len(data)}"})
         else:
             self._partial(data, span, headers)
 
-    def _range(self, data: bytes, etag: str) -> tuple[int, int] | None:
+    def _range(self, data: Content, etag: str) -> tuple[int, int] | None:
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         condition = self.headers.get("If-Range")
         if match is None or (condition is not None and condition != etag):
@@ -178,26 +214,27 @@ class _Handler(BaseHTTPRequestHandler):
         stop = int(match[2]) + 1 if match[2] else len(data)
         return int(match[1]), min(stop, len(data))
 
-    def _partial(self, data: bytes, span: tuple[int, int], headers: dict[str, str]) -> None:
+    def _partial(self, data: Content, span: tuple[int, int], headers: dict[str, str]) -> None:
         start, stop = span
         stated = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
-        self._answer(206, data[start:stop], stated)
+        self.answer(206, data[start:stop], stated)
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), **headers}.items():
+        length = {} if status == 304 else {"Content-Length": str(len(body))}
+        for key, value in {**length, **headers}.items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and body:
             self.wfile.write(body)
 
-    def _empty(self, status: int, headers: dict[str, str]) -> None:
-        self._answer(status, b"<html>no</html>" if status >= 400 else b"", headers)
+    def refuse(self, status: int, headers: dict[str, str]) -> None:
+        self.answer(status, b"<html>no</html>" if status >= 400 else b"", headers)
 
     # -- lies ------------------------------------------------------------------------------------------------
 
     def _ignore_range(self, data: bytes, _: object, headers: dict[str, str]) -> None:
-        self._answer(200, data, headers)
+        self.answer(200, data, headers)
 
     def _chunked(self, data: bytes, _: object, headers: dict[str, str]) -> None:
         self.send_response(200)
@@ -212,23 +249,27 @@ class _Handler(BaseHTTPRequestHandler):
     def _wrong_range(self, data: bytes, span: tuple[int, int], headers: dict[str, str]) -> None:
         start, stop = span
         stated = {**headers, "Content-Range": f"bytes {start + 1}-{stop}/{len(data)}"}
-        self._answer(206, data[start:stop], stated)
+        self.answer(206, data[start:stop], stated)
 
     def _no_content_range(self, data: bytes, span: tuple[int, int], headers: dict[str, str]) -> None:
-        self._answer(206, data[slice(*span)], headers)
+        self.answer(206, data[slice(*span)], headers)
 
     def _wrong_length(self, data: bytes, span: tuple[int, int], headers: dict[str, str]) -> None:
         stated = {"Content-Range": f"bytes {span[0]}-{span[1] - 1}/{len(data)}", "Content-Length": "3"}
-        self._answer(206, data[slice(*span)], {**headers, **stated})
+        self.answer(206, data[slice(*span)], {**headers, **stated})
         self.close_connection = True
 
-    def _truncated(self, data: bytes, span: tuple[int, int], headers: dict[str, str]) -> None:
+    def _truncated(self, data: bytes, span: tuple[int, int] | None, headers: dict[str, str]) -> None:
+        if span is None:
+            self.answer(200, data[: len(data) // 2], {**headers, "Content-Length": str(len(data))})
+            self.close_connection = True
+            return
         body = data[slice(*span)]
         stated = {
             "Content-Range": f"bytes {span[0]}-{span[1] - 1}/{len(data)}",
             "Content-Length": str(len(body)),
         }
-        self._answer(206, body[: len(body) // 2], {**headers, **stated})
+        self.answer(206, body[: len(body) // 2], {**headers, **stated})
         self.close_connection = True
 
     def _truncated_once(self, data: bytes, span: tuple[int, int], headers: dict[str, str]) -> None:
@@ -242,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b".")
 
     def _compressed(self, data: bytes, _: object, headers: dict[str, str]) -> None:
-        self._answer(200, gzip.compress(data), {**headers, "Content-Encoding": "gzip"})
+        self.answer(200, gzip.compress(data), {**headers, "Content-Encoding": "gzip"})
 
     def _endless(self, _: bytes, span: tuple[int, int], headers: dict[str, str]) -> None:
         self.send_response(200)
@@ -251,59 +292,12 @@ class _Handler(BaseHTTPRequestHandler):
         while not self.server.owner.stopping.is_set():
             self.wfile.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
 
-    # -- the hub ------
-
-    def _hub_listing(self, rest: str) -> None:
-        name, _, revision = rest.partition("/revision/")
-        repository = self.server.owner.repositories.get(name)
-        if repository is None or not self._authorised(repository):
-            self._empty(401, {"X-Error-Code": "RepoNotFound"})
-        elif revision not in ("", "main", repository.commit):
-            self._empty(404, {"X-Error-Code": "RevisionNotFound"})
-        else:
-            siblings = [_sibling(file, data, repository) for file, data in repository.files.items()]
-            body = {"id": name, "sha": repository.commit, "siblings": siblings}
-            self._answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
-
-    def _hub_file(self, name: str, revision: str, file: str) -> None:
-        owner = self.server.owner
-        repository = owner.repositories.get(name)
-        if repository is None or not self._authorised(repository):
-            self._empty(401, {"X-Error-Code": "RepoNotFound"})
-        elif repository.gated:
-            self._empty(403, {"X-Error-Code": "GatedRepo"})
-        elif revision not in ("main", repository.commit) or file not in repository.files:
-            self._empty(404, {"X-Error-Code": "EntryNotFound"})
-        else:
-            self._hub_bytes(name, file, repository)
-
-    def _hub_bytes(self, name: str, file: str, repository: Repository) -> None:
-        owner = self.server.owner
-        data = repository.files[file]
-        headers = {"X-Repo-Commit": repository.commit}
-        if not file.endswith(LARGE):
-            digest = hashlib.sha1(data, usedforsecurity=False).hexdigest()
-            self._file(f"/{name}/{file}", data, {**headers, "ETag": f'"{digest}"'})
-            return
-        digest = hashlib.sha256(data).hexdigest()
-        owner.files[f"/cdn/{name}/{file}"] = data
-        links = {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{digest}"', "ETag": f'"{digest}"'}
-        signature = f"signature={len(owner.expired)}"
-        self._empty(302, {**headers, **links, "Location": f"{owner.cdn_url}/cdn/{name}/{file}?{signature}"})
-
-    def _authorised(self, repository: Repository) -> bool:
-        wanted = f"Bearer {repository.token}"
-        return repository.token is None or self.headers.get("Authorization") == wanted
+    def _hang(self, *_: object) -> None:
+        self.server.owner.stopping.wait()
 
 
-def _sibling(file: str, data: bytes, repository: Repository) -> dict[str, object]:
-    entry: dict[str, object] = {"rfilename": file}
-    if repository.sizes:
-        entry["size"] = repository.listed.get(file, len(data))
-        if file.endswith(LARGE):
-            digest = hashlib.sha256(data).hexdigest()
-            entry["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 130}
-    return entry
+def _digest(data: Content) -> str:
+    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else f"{len(data):016x}"
 
 
 _SPECIAL: dict[Mode, Callable[..., None]] = {
@@ -317,4 +311,5 @@ _SPECIAL: dict[Mode, Callable[..., None]] = {
     Mode.DRIP: _Handler._drip,
     Mode.COMPRESSED: _Handler._compressed,
     Mode.ENDLESS: _Handler._endless,
+    Mode.HANG: _Handler._hang,
 }

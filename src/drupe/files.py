@@ -9,6 +9,15 @@ from pathlib import Path
 from drupe.errors import LimitError, LocatorError, SourceError
 
 
+def cache_folder() -> Path:
+    """``$DRUPE_CACHE``, else ``$XDG_CACHE_HOME/drupe``, else ``~/.cache/drupe``."""
+    own, shared = os.environ.get("DRUPE_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    if own:
+        return Path(own)
+    # A relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification).
+    return (Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache") / "drupe"
+
+
 def read_bounded(path: Path, limit: int) -> bytes:
     """The content of a file that the user named. Raises LocatorError, SourceError or LimitError."""
     if not os.path.isfile(path):  # Path.is_file raises on a name that is too long

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from drupe import fingerprint as fingerprints
-from drupe.errors import LocatorError, SourceError, UnsafePathError
+from drupe.errors import LocatorError, SourceError, UnsafePathError, UsageError
 from drupe.facts import to_json
 from drupe.files import read_bounded
 from drupe.fingerprint import Fingerprint
-from drupe.model import Model, open_model
+from drupe.model import Model, open_model, with_adapter
 from drupe.readers.card import read_documents
 from drupe.readers.code import read_code
-from drupe.readers.interface import Absent
+from drupe.readers.interface import Absent, Flag, FlagKind
 from drupe.readers.strict_json import Json
 from drupe.signals.declared import SearchText, search_texts
 from drupe.signals.sketch.spread import spread_matrices
@@ -29,24 +29,36 @@ from drupe.subject import Subject
 
 FINGERPRINT = "fingerprint.drupe"
 EVIDENCE_FILES = "files"
+MAX_FLAGS = 200
+"""Remarks on the weight files that a report keeps."""
 Document = tuple[str, bytes]
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # damage is a state of a matrix, not a warning
 def open_subject(
-    locator: str, *, offline: bool, documents: Sequence[Document] = (), spread_above: int | None = None
+    locator: str,
+    *,
+    offline: bool,
+    documents: Sequence[Document] = (),
+    spread_above: int | None = None,
+    adapter: str | None = None,
 ) -> Subject:
     """Open whatever a locator names. Raises LocatorError and the errors of the readers.
 
-    ``spread_above``: of remote weights of at least so many bytes, only a few layers are sketched.
+    ``spread_above``: of remote weights of at least so many bytes, only a few layers are sketched. ``adapter``: the
+    locator of an adapter that is applied to the weights; raises UsageError when it does not fit.
     """
     path = Path(locator)
+    if adapter is not None and is_stored(locator):
+        raise UsageError("an adapter needs the weights of its base, not a fingerprint", where=locator)
     if os.path.isfile(path) and _is_fingerprint(path):  # Path.is_file raises on a name that is too long
         return _from_fingerprint(path, None, documents)
     if os.path.isfile(path / FINGERPRINT):
         return _from_evidence(path, documents)
     model = open_model(open_tree(locator, offline=offline), documents)
     check_analysable(model)
+    if adapter is not None:
+        model = with_adapter(model, open_model(open_tree(adapter, offline=offline)))
     thrifty = spread_above is not None and is_remote(model.tree) and model.stored_bytes >= spread_above
     matrices = spread_matrices(model.matrices) if thrifty else None
     return Subject(fingerprints.extract(model, matrices), model, _texts(model))
@@ -60,7 +72,7 @@ def is_stored(locator: str) -> bool:
 
 def is_remote(tree: Tree) -> bool:
     """Whether each read of a tree may cost a request."""
-    return not isinstance(tree, LocalTree)
+    return not (isinstance(tree, LocalTree) or getattr(tree, "is_local", False))
 
 
 def check_analysable(model: Model) -> None:
@@ -117,7 +129,7 @@ def describe(locator: str, subject: Subject) -> dict[str, Json]:
         part: f"absent: {fingerprint.absent[part]}" if part in fingerprint.absent else "present"
         for part in fingerprints.PARTS
     }
-    return {
+    side: dict[str, Json] = {
         "locator": model.tree.locator if model else locator,
         "digest": f"header-sha256:{header_digest(fingerprint)}",
         "revision": model.tree.revision if model else None,
@@ -125,6 +137,50 @@ def describe(locator: str, subject: Subject) -> dict[str, Json]:
         "parameters": fingerprint.structure.parameters,
         "parts": parts,
     }
+    if adapter := _adapter(subject):
+        side["adapter"] = adapter
+    flags = _flags(model)
+    return {**side, "flags": flags} if flags else side
+
+
+def _adapter(subject: Subject) -> dict[str, Json] | None:
+    """What an adapter is: the side itself, or what is applied to it."""
+    model = subject.model
+    applied = model.applied if model is not None else None
+    facts = applied.adapter if applied is not None else subject.fingerprint.adapter
+    if facts is None:
+        return None
+    return {
+        "applied": None if applied is None else applied.tree.locator,
+        "layout": facts.layout,
+        "methods": list(facts.methods),
+        "rank": facts.rank,
+        "ranks": list(facts.ranks),
+        "stated_rank": facts.stated_rank,
+        "alpha": facts.alpha,
+        "changed_tensors": facts.changed,
+        "saved_tensors": facts.saved,
+        "unread_modules": facts.unread,
+        "stored_values": facts.stored_values,
+        "base": facts.base,
+        "base_digest": facts.base_digest,
+    }
+
+
+def _flags(model: Model | None) -> list[Json]:
+    """Remarks of the reader on the weight files, the gravest first: code that loading them would call for."""
+    found: Sequence[Flag] = () if model is None else getattr(model.weights, "flags", ())
+    ranked = sorted(found, key=lambda flag: list(FlagKind).index(flag.kind))[:MAX_FLAGS]
+    return [
+        {
+            "kind": flag.kind.value,
+            "file": flag.file,
+            "position": flag.position,
+            "what": flag.what,
+            "reason": flag.reason,
+        }
+        for flag in ranked
+    ]
 
 
 def header_digest(fingerprint: Fingerprint) -> str:

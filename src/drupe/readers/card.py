@@ -49,6 +49,8 @@ class Kind(StrEnum):
     NOTICE = "notice"
     POLICY = "policy"
     DOCUMENT = "document"
+    MODELFILE = "modelfile"
+    """Ollama's recipe and its parts (system prompt, template): may name a source, and owe it to nobody."""
     EXTRA = "extra"
     """Given on the command line with --document."""
 
@@ -59,6 +61,7 @@ _KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     (Kind.LICENCE, re.compile(r"^(.*[-_. ])?(licen[cs]es?|copying|copyright)([-_. ].*)?$")),
     (Kind.POLICY, re.compile(r"^(acceptable[-_]?)?use[-_]?policy([-_. ].*)?$")),
     (Kind.DOCUMENT, re.compile(r"^.*\.(md|markdown|txt|rst)$")),
+    (Kind.MODELFILE, re.compile(r"^modelfile([-_.].*)?$")),
 )
 _NOT_DOCUMENTS = re.compile(
     r"^(vocab.*|merges.*|added_tokens|bpe.*|.*requirements.*|cmakelists|.*imatrix.*)\.txt$"

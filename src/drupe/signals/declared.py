@@ -47,6 +47,8 @@ MAX_SEARCHED = 2 << 20
 MAX_PLACES = 64
 """Entries of every other list of facts, and pieces of evidence of one comparison."""
 _NAMING = (Kind.CARD, Kind.NOTICE, Kind.DOCUMENT, Kind.EXTRA)
+_SEARCHED = (*_NAMING, Kind.MODELFILE)
+"""A recipe that names the source discloses it; one that does not has withheld nothing."""
 _BASE_MODEL = re.compile(r"^general\.base_model\.\d+\.(name|repo_url|organization)$")
 
 
@@ -106,7 +108,7 @@ def search_texts(documents: Documents | None, code: CodeFiles | None) -> tuple[S
     """The texts that count as places of disclosure: card, notices, documents, headers of code."""
     texts = documents.texts if documents else ()
     found = [
-        SearchText(entry.file, entry.text) for entry in texts if entry.kind in _NAMING and not entry.binary
+        SearchText(entry.file, entry.text) for entry in texts if entry.kind in _SEARCHED and not entry.binary
     ]
     files = code.files if code else ()
     return (*found, *(SearchText(file.file, head.text, head.line) for file in files for head in file.headers))
@@ -118,8 +120,12 @@ def extract(
     code: CodeFiles | None = None,
     config: Config | None = None,
     metadata: Mapping[str, str] | None = None,
+    adapter_base: Place | None = None,
 ) -> DeclaredFacts:
-    """The facts of one model. ``metadata`` is the header of its weight file (``general.*`` of GGUF)."""
+    """The facts of one model. ``metadata`` is the header of its weight file (``general.*`` of GGUF).
+
+    ``adapter_base``: the model that the settings of an adapter name as its base, and where.
+    """
     header = metadata or {}
     texts = documents.texts if documents else ()
     candidates, complete = _candidates(search_texts(documents, code))
@@ -128,7 +134,11 @@ def extract(
         config_name=config.name_or_path if config and not header.get("general.name") else None,
         gguf_name=clean_text(header.get("general.name")),
         has_documents=any(entry.kind in _NAMING and not entry.binary for entry in texts),
-        base_models=(*_card_bases(documents), *_gguf_bases(header))[:MAX_PLACES],
+        base_models=(
+            *((adapter_base,) if adapter_base else ()),
+            *_card_bases(documents),
+            *_gguf_bases(header),
+        )[:MAX_PLACES],
         licences=documents.card.licence if documents and documents.card else (),
         holders=tuple(_holders(documents, code))[:MAX_PLACES],
         digests=tuple(Digest(entry.file, entry.kind, entry.sha256) for entry in texts[:MAX_PLACES]),
@@ -226,6 +236,22 @@ def source_names(source: DeclaredFacts) -> tuple[str, ...]:
     stored = [name for name in (source.config_name, source.gguf_name) if name]
     own = [name for name in stored if normalise(strip_suffixes(name).rsplit("/", 1)[-1]) not in parents]
     return expand([*source.names, *(strip_suffixes(name) for name in own)])
+
+
+def declared_base(adapter: DeclaredFacts, base: DeclaredFacts) -> Place | None:
+    """Where an adapter names this very model as its base: the whole name, not one that contains it.
+
+    Stricter than disclosure: this name carries a verdict. Only the names by which the model was found count, not those
+    that tools left in its files; two hub ids must agree in their organisation.
+    """
+    theirs = {normalise(name) for name in base.names}
+    has_hub_id = any(is_hub_id(name) for name in base.names)
+    for place in adapter.base_models:
+        last = strip_suffixes(place.text.rsplit("/", 1)[-1])
+        whole = is_hub_id(place.text) and has_hub_id
+        if normalise(place.text if whole else last) in theirs:
+            return place
+    return None
 
 
 def _declares(place: Place, source: DeclaredFacts) -> bool:

@@ -2,65 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from drupe.errors import DrupeError, LocatorError, OfflineError, SourceError
-from drupe.sources.http import HttpBlob
-from drupe.sources.interface import Blob, Meter
+from drupe.sources.cache import open_cache
+from drupe.sources.interface import Meter
 from drupe.sources.local import LocalTree
-from drupe.sources.paths import belonging, check_count, check_name, is_hidden, is_safe
-from drupe.sources.transfer import Limits, Session
-from drupe.sources.urls import endpoint, origin, redact
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-
-_FORM = re.compile(
-    r"hf:(?://)?(?P<repository>[\w.-]+/[\w.-]+)"
-    r"(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[^/@]+))?(?:/(?P<path>.*))?",
-    re.ASCII,
+from drupe.sources.repository import (
+    COMMIT,
+    Listing,
+    Place,
+    RepositoryTree,
+    checked,
+    from_record,
+    parse_place,
 )
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_TIMEOUT_S = 20.0
+from drupe.sources.transfer import Limits, RefusedError, Session
+from drupe.sources.urls import check_scheme, endpoint, origin, redact
+
+MAX_LISTING = 8 << 20
+"""Bytes of a listing; a file takes about 250."""
 _TRUE = ("1", "ON", "YES", "TRUE")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A repository, a revision of it, and a folder or file inside."""
-
-    repository: str
-    revision: str
-    path: str
-
-    @property
-    def page(self) -> str:
-        """Where a person reads about it."""
-        return f"{endpoint()}/{self.repository}"
-
-
-def parse_place(locator: str) -> Place:
-    """The parts of ``hf:ORG/NAME[@REV][/FOLDER or FILE]``; a slash inside a branch name is written %2F.
-
-    >>> parse_place("hf:org/name@refs/pr/1/onnx")
-    Place(repository='org/name', revision='refs/pr/1', path='onnx')
-    """
-    match = _FORM.fullmatch(locator)
-    if match is None:
-        raise LocatorError("not of the form hf:ORG/NAME[@REVISION][/FOLDER]", where=locator)
-    revision = unquote(match["revision"] or "main")
-    path = (match["path"] or "").strip("/")
-    for part in (match["repository"], revision, path):
-        if part:
-            check_name(part, locator)
-    return Place(match["repository"], revision, path)
+def page(place: Place) -> str:
+    """Where a person reads about a repository."""
+    return f"{endpoint()}/{place.repository}"
 
 
 def is_offline() -> bool:
@@ -70,7 +41,7 @@ def is_offline() -> bool:
     )
 
 
-def cache_folder() -> Path:
+def hub_cache() -> Path:
     """The hub's cache on this machine, from the environment as it is now."""
     given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if given:
@@ -80,153 +51,105 @@ def cache_folder() -> Path:
     return Path(os.path.expandvars(home)).expanduser() / "hub"
 
 
-def cached_snapshot(place: Place) -> Path | None:
+def cached_snapshot(repository: str, revision: str) -> Path | None:
     """The folder ``models--ORG--NAME/snapshots/COMMIT`` of a revision, when this machine has it."""
-    repository = cache_folder() / ("models--" + place.repository.replace("/", "--"))
-    commit = place.revision
+    folder = hub_cache() / ("models--" + repository.replace("/", "--"))
+    commit = revision
     try:
-        if not _COMMIT.fullmatch(commit):
-            with (repository / "refs" / commit).open("rb") as reference:
+        if not COMMIT.fullmatch(commit):
+            with (folder / "refs" / commit).open("rb") as reference:
                 commit = reference.read(64).decode("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
-    snapshot = repository / "snapshots" / commit
-    return snapshot if _COMMIT.fullmatch(commit) and snapshot.is_dir() else None
+    snapshot = folder / "snapshots" / commit
+    return snapshot if COMMIT.fullmatch(commit) and snapshot.is_dir() else None
 
 
-class HubTree:
-    """A repository at one commit: listed by one request, files read by ranges, or from the local cache.
+class HubTree(RepositoryTree):
+    """A repository at one commit: listed by one request, files read by ranges, or from what this machine keeps.
 
-    ``known_digests`` gives the SHA-256 (hex) that the hub states for its large files. Offline, only what the
-    cache holds is listed.
+    Offline, it is listed as an earlier run has seen it, or else as far as the hub's own cache holds it.
     """
 
     def __init__(
         self, locator: str, *, offline: bool = False, shown: str | None = None, limits: Limits | None = None
     ) -> None:
-        self._locator = shown or locator
-        self._place = parse_place(locator)
-        self._meter = Meter()
-        self._remote: dict[str, HttpBlob] = {}
-        self._digests: dict[str, str] = {}
-        self._session: Session | None = None
-        listed = self._list_cached() if offline or is_offline() else self._list_remote(limits)
-        self._prefix, self.selected = _split_path(self._place, listed)
-        self._files = self._select(listed)
-
-    @property
-    def locator(self) -> str:
-        """What the user wrote."""
-        return self._locator
-
-    @property
-    def revision(self) -> str | None:
-        """The commit that every file is read from."""
-        return self._commit
-
-    @property
-    def meter(self) -> Meter:
-        """What was fetched or read so far."""
-        return self._meter
-
-    @property
-    def known_digests(self) -> Mapping[str, str]:
-        """Relative path -> SHA-256 in hex, as the hub states it; not verified."""
-        return {
-            name: self._digests[self._prefix + name]
-            for name in self._files
-            if self._prefix + name in self._digests
-        }
-
-    def files(self) -> Mapping[str, int]:
-        """Relative path -> size; hidden files are left out."""
-        return self._files
-
-    def open(self, name: str) -> Blob:
-        """The file of that relative path: from the cache when it is there, else from the hub."""
-        check_name(name, self._locator)
-        full = self._prefix + name
-        size = self._listed.get(full)
-        if size is None:
-            raise LocatorError("no such file in the repository", where=f"{self._locator}: {name}")
-        if self._cached is not None and self._cached.files().get(full) == size:
-            return self._cached.open(full)
-        return self._blob(full, name, size)
-
-    def close(self) -> None:
-        """End the connections; also happens when the tree is collected."""
-        if self._session is not None:
-            self._session.close()
-
-    def _blob(self, full: str, name: str, size: int | None) -> HttpBlob:
-        assert self._session is not None, "offline trees list cached files only"
-        if full not in self._remote:
-            address = f"{self._place.page}/resolve/{self._commit}/{quote(full)}"
-            self._remote[full] = HttpBlob(self._session, address, name, size)
-        return self._remote[full]
-
-    def _list_cached(self) -> dict[str, int]:
-        snapshot = cached_snapshot(self._place)
-        if snapshot is None:
-            raise OfflineError(
-                f"{self._place.repository} at {self._place.revision} is not in the cache {cache_folder()}",
-                where=self._locator,
-            )
-        self._use_cache(snapshot)
-        self._commit = snapshot.name
-        self._listed = dict(self._cached.files()) if self._cached else {}
-        return self._listed
-
-    def _list_remote(self, limits: Limits | None) -> dict[str, int]:
-        info = _model_info(self._place, self._locator, self._meter)
-        if not info.sha or not _COMMIT.fullmatch(info.sha):
-            raise SourceError("the hub names no commit for this revision", where=self._locator)
-        self._commit = info.sha
-        self._session = Session(
-            self._meter, limits, credentials=_credentials(), refusal_hint=_access_hint(self._place)
+        place, cache = parse_place(locator), open_cache()
+        where = shown or locator
+        if any(pair in place.repository for pair in ("--", "..")):  # the hub has no such names
+            raise LocatorError("not a valid repository name", where=where)
+        check_scheme(page(place))
+        key = f"{page(place)}@{place.revision}"
+        offline = offline or is_offline()
+        session = Session(
+            Meter(),
+            limits,
+            credentials={} if offline else _credentials(),
+            explain=lambda status, headers: _refusal(status, headers, place, where),
+            offline=offline,
         )
-        self._use_cache(cached_snapshot(Place(self._place.repository, info.sha, "")))
-        siblings = info.siblings or []
-        check_count(len(siblings), self._locator)
-        self._listed = {}
-        for sibling in siblings:
-            name = sibling.rfilename
-            if not isinstance(name, str) or not is_safe(name) or is_hidden(name):
-                continue
-            if sibling.lfs is not None:
-                self._digests[name] = str(sibling.lfs.sha256)
-            size = sibling.size
-            self._listed[name] = size if isinstance(size, int) else self._blob(name, name, None).size
-        return self._listed
-
-    def _use_cache(self, snapshot: Path | None) -> None:
-        self._cached = LocalTree(snapshot, meter=self._meter) if snapshot else None
-
-    def _select(self, listed: Mapping[str, int]) -> dict[str, int]:
-        names = [name.removeprefix(self._prefix) for name in listed if name.startswith(self._prefix)]
-        if self.selected is not None:
-            names = belonging([name for name in names if "/" not in name], self.selected)
-        return {name: listed[self._prefix + name] for name in sorted(names)}
+        if offline:
+            listing = _list_offline(place, from_record(cache.recall(key) if cache else None), where)
+        else:
+            listing = _list_online(session, place, where)
+        snapshot = cached_snapshot(place.repository, listing.commit)
+        super().__init__(
+            where,
+            place,
+            listing,
+            session=session,
+            address=lambda full: f"{page(place)}/resolve/{listing.commit}/{quote(full)}",
+            local=LocalTree(snapshot, meter=session.meter) if snapshot else None,
+            cache=cache,
+        )
+        if cache and not offline:
+            cache.remember(key, self.record())
 
 
-def _split_path(place: Place, listed: Mapping[str, int]) -> tuple[str, str | None]:
-    """The folder as a prefix, and the file that the locator selects in it."""
-    if not place.path:
-        return "", None
-    if place.path in listed:
-        folder, slash, name = place.path.rpartition("/")
-        return folder + slash, name
-    if any(name.startswith(place.path + "/") for name in listed):
-        return place.path + "/", None
-    raise LocatorError(
-        f"no folder or file {place.path!r} in {place.repository}", where=f"hf:{place.repository}"
-    )
+def _list_offline(place: Place, remembered: Listing | None, where: str) -> Listing:
+    snapshot = cached_snapshot(place.repository, place.revision)
+    if remembered is not None and (snapshot is None or snapshot.name == remembered.commit):
+        return remembered
+    if snapshot is None:
+        raise OfflineError(
+            f"{place.repository} at {place.revision} is not in the cache {hub_cache()}", where=where
+        )
+    return Listing(snapshot.name, dict(LocalTree(snapshot).files()))
 
 
-def _access_hint(place: Place) -> str:
-    return (
-        f"if it is private or gated, ask for access at {redact(place.page)}, then set HF_TOKEN to your token"
-    )
+def _list_online(session: Session, place: Place, where: str) -> Listing:
+    """``GET /api/models/ORG/NAME/revision/REV?blobs=true``: the commit; each file's name, size and LFS digest."""
+    path = f"{place.repository}/revision/{quote(place.revision, safe='')}"
+    body = session.fetch(f"{endpoint()}/api/models/{path}?blobs=true", MAX_LISTING).body
+    try:
+        info = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _malformed("no JSON", where) from None
+    siblings = info.get("siblings") if isinstance(info, dict) else None
+    if not isinstance(siblings, list):
+        raise _malformed("it lists no files", where)
+    commit = info.get("sha")
+    if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
+        raise SourceError("the hub names no commit for this revision", where=where)
+    sizes: dict[str, int | None] = {}
+    digests: dict[str, str] = {}
+    for entry in siblings:
+        match entry:
+            case {"rfilename": str(name)}:
+                size, lfs = entry.get("size"), entry.get("lfs")
+                sizes[name] = size if isinstance(size, int) and size >= 0 else None
+                if isinstance(lfs, dict) and isinstance(lfs.get("sha256"), str):
+                    digests[name] = lfs["sha256"]
+            case _:
+                raise _malformed("an entry without a name", where)
+    return Listing(commit, checked(sizes, where), digests)
+
+
+def _malformed(what: str, where: str) -> SourceError:
+    return SourceError(f"the hub's answer is malformed ({what})", where=where)
+
+
+# -- access ------------------------------------------------------------------------------------------------
 
 
 def _token() -> str | None:
@@ -236,69 +159,47 @@ def _token() -> str | None:
     return None if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _TRUE else get_token()
 
 
-def _credentials() -> dict[str, str]:
+def _credentials() -> dict[str, Mapping[str, str]]:
     """The token, for the configured hub and for no other host."""
     token = _token()
-    return {origin(endpoint()): f"Bearer {token}"} if token else {}
+    return {origin(endpoint()): {"Authorization": f"Bearer {token}"}} if token else {}
 
 
-def _model_info(place: Place, locator: str, meter: Meter, attempts: int = 3) -> ModelInfo:
-    """The listing; a busy hub is asked again."""
-    from huggingface_hub.errors import HfHubHTTPError
+def _refusal(status: int, headers: Mapping[str, str], place: Place, where: str) -> DrupeError | None:
+    """What a refusal of the hub means: gated, private or absent, a bad token, or one without the right.
 
-    for attempt in range(attempts):
-        try:
-            meter.requests += 1
-            return _ask_hub(place)
-        except DrupeError:
-            raise
-        except Exception as error:
-            response = getattr(error, "response", None) if isinstance(error, HfHubHTTPError) else None
-            again = response is not None and response.status_code in (429, 500, 502, 503, 504)
-            if not again or attempt == attempts - 1:
-                raise _translate(error, place, locator) from None
-            time.sleep(0.5 * 2**attempt)
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _ask_hub(place: Place) -> ModelInfo:
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no request that nobody asked for
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=endpoint(), token=_token() or False)
-    return api.model_info(place.repository, revision=place.revision, files_metadata=True, timeout=_TIMEOUT_S)
-
-
-def _translate(error: Exception, place: Place, locator: str) -> DrupeError:
-    """The error of the hub's client in our own words; its texts hold addresses and stack noise."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    access = _access_hint(place)
-    match error:
-        case GatedRepoError():
-            return SourceError("the repository is gated", where=locator, hint=access)
-        case RepositoryNotFoundError():
-            return LocatorError("no such repository", where=locator, hint=f"check the spelling; {access}")
-        case RevisionNotFoundError():
-            return LocatorError(
-                f"no revision {place.revision!r}", where=locator, hint="give a branch, tag or commit"
-            )
-        case HFValidationError():
-            return LocatorError("not a valid repository name", where=locator)
-        case HfHubHTTPError():
-            status = error.response.status_code
-            hint = access if status in (401, 403) else ""
-            return SourceError(f"the hub answers HTTP {status}", where=locator, hint=hint)
-        case KeyError() | TypeError() | AttributeError() | ValueError():
-            return SourceError(f"the hub's answer is malformed ({type(error).__name__})", where=locator)
-        case _:
-            what = f"{origin(endpoint())} cannot be reached ({type(error).__name__})"
-            return SourceError(
-                what, where=locator, hint="check the connection, or use --offline with a cached copy"
-            )
+    The hub says which in X-Error-Code and X-Error-Message; 401 without a code is also its answer for what does
+    not exist (https://github.com/huggingface/huggingface_hub, utils/_http.py: ``hf_raise_for_status``).
+    """
+    code, message = headers.get("x-error-code", ""), headers.get("x-error-message", "")
+    if code == "RevisionNotFound":
+        hint = "give a branch, tag or commit"
+        return LocatorError(f"no revision {place.revision!r}", where=where, hint=hint)
+    known = _token() is not None
+    address = redact(page(place))
+    if code == "GatedRepo":
+        hint = f"accept its conditions at {address}" + (
+            " with the account of your token, and wait for the approval if it asks for one"
+            if known
+            else f", then set HF_TOKEN to a token of that account ({endpoint()}/settings/tokens)"
+        )
+        return RefusedError(f"the repository is gated (HTTP {status})", where=where, hint=hint)
+    if message == "Access to this resource is disabled.":
+        return RefusedError("the hub has disabled this repository", where=where, hint=f"see {address}")
+    if status == 401 and message.startswith("Invalid credentials"):
+        return RefusedError(
+            "the hub does not know your token", where=where, hint="renew HF_TOKEN, or run: hf auth login"
+        )
+    if code == "RepoNotFound" or status == 401:
+        hint = "check the spelling; if it is private, " + (
+            "your token must belong to an account that may see it"
+            if known
+            else "set HF_TOKEN to a token that may see it"
+        )
+        return LocatorError(f"no such repository (HTTP {status})", where=where, hint=hint)
+    if status == 403:
+        hint = (
+            "give the token the right to read this repository (a fine-grained token names its repositories)"
+        )
+        return RefusedError("the token may not read this repository (HTTP 403)", where=where, hint=hint)
+    return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Protocol
 
 Span = tuple[int, int]
@@ -16,6 +17,13 @@ class Meter:
 
     bytes_read: int = 0
     requests: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def add(self, bytes_read: int = 0, requests: int = 0) -> None:
+        """Count, from any thread."""
+        with self._lock:
+            self.bytes_read += bytes_read
+            self.requests += requests
 
 
 class Blob(Protocol):

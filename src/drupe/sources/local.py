@@ -171,13 +171,13 @@ class LocalTree:
             self._files = dict(sorted(found.items()))
         return self._files
 
-    def open(self, name: str) -> LocalBlob:
-        """The file of that relative path, whether listed or not."""
+    def open(self, name: str, shown: str | None = None) -> LocalBlob:
+        """The file of that relative path, whether listed or not; ``shown``: under another name."""
         check_name(name, self._locator)
         path = self._resolve(name)
         if path is None:
             raise UnsafePathError("a link leads out of the model's folder", where=f"{self._locator}: {name}")
-        return LocalBlob(path, name, self._meter)
+        return LocalBlob(path, shown or name, self._meter)
 
     def _resolve(self, name: str) -> str | None:
         """The real path, or None when it lies outside. The file that the user named may be any link."""

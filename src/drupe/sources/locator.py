@@ -10,12 +10,17 @@ from drupe.errors import LocatorError, OfflineError
 from drupe.sources.interface import Tree
 from drupe.sources.urls import HUB, endpoint, parse, redact
 
-FORMS = "a path, file://PATH, hf:ORG/NAME[@REVISION][/FOLDER] or https://HOST/FILE"
+FORMS = (
+    "a path, file://PATH, hf:ORG/NAME[@REVISION][/FOLDER], ms:ORG/NAME[@REVISION], ollama:NAME[:TAG], "
+    "https://HOST/FILE, s3://, gs:// or zip://[MEMBER]::FILE"
+)
 """The accepted forms, for error messages and help texts."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _HUB_PAGE = re.compile(r"/([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve|raw)/([^/]+)(?:/(.+))?)?/?", re.ASCII)
+_CLOUD = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "memory", "zip")
+"""Opened through fsspec."""
 _NOT_MODELS = ("api", "blog", "collections", "datasets", "docs", "papers", "spaces")
 
 
@@ -27,6 +32,12 @@ def open_tree(locator: str, *, offline: bool) -> Tree:
         return _hub(locator, offline=offline)
     if kind in ("http", "https"):
         return _web(locator, offline=offline)
+    if kind == "ms":
+        return _modelscope(locator, offline=offline)
+    if kind == "ollama":
+        return _ollama(locator, offline=offline)
+    if kind in _CLOUD and "://" in locator:
+        return _cloud(locator, offline=offline)
     if kind == "file":
         return _local(_file_path(locator), locator)
     if kind and not Path(locator).exists():
@@ -42,15 +53,38 @@ def _hub(locator: str, *, offline: bool, shown: str | None = None) -> Tree:
     return HubTree(locator, offline=offline, shown=shown)
 
 
+def _modelscope(locator: str, *, offline: bool) -> Tree:
+    from drupe.sources.modelscope import ModelScopeTree
+
+    return ModelScopeTree(locator, offline=offline)
+
+
+def _ollama(locator: str, *, offline: bool) -> Tree:
+    from drupe.sources.ollama import OllamaTree
+
+    return OllamaTree(locator, offline=offline)
+
+
+def _cloud(locator: str, *, offline: bool) -> Tree:
+    from drupe.sources.fs import FsTree
+
+    return FsTree(locator, offline=offline)
+
+
 def _web(locator: str, *, offline: bool) -> Tree:
     as_hub = hub_locator(locator)
     if as_hub is not None:
         return _hub(as_hub, offline=offline, shown=redact(locator))
-    if offline:
-        raise OfflineError("reading from a web server needs a connection", where=redact(locator))
     from drupe.sources.http import HttpTree
 
-    return HttpTree(locator)
+    tree = HttpTree(locator, offline=offline)
+    if offline:
+        try:
+            tree.open(tree.selected)
+        except OfflineError:
+            what = "reading from a web server needs a connection"
+            raise OfflineError(what, where=redact(locator)) from None
+    return tree
 
 
 def hub_locator(url: str) -> str | None:

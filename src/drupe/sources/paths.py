@@ -27,6 +27,10 @@ SIBLINGS = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "vocabulary.json",
+    "vocabulary.txt",
+    "shared_vocabulary.json",
+    "shared_vocabulary.txt",
     "README.md",
     "LICENSE",
     "NOTICE",
@@ -94,6 +98,8 @@ def belonging(names: Iterable[str], selected: str) -> list[str]:
 def _is_part(name: str, selected: str) -> bool:
     if selected.endswith(INDEX_SUFFIX):
         return name.endswith(".safetensors")
+    if selected.endswith(".bin.index.json"):
+        return name.endswith(".bin")
     if selected.endswith(".onnx"):
         return name.startswith(
             (selected + "_data", selected + ".data", PurePosixPath(selected).stem + ".data")

@@ -12,13 +12,15 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from importlib import import_module
 from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urljoin
 
-from drupe.errors import LocatorError, SourceError
+from drupe.errors import DrupeError, LocatorError, OfflineError, SourceError
 from drupe.sources.interface import Meter
 from drupe.sources.urls import check_scheme, is_loopback, origin, parse, redact
 
@@ -27,6 +29,7 @@ R = TypeVar("R")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _AGAIN = (429, 500, 502, 503, 504)
 _DRAIN = 64 << 10
+_BUSY = "the server limits how often it is asked: try again later, with your token if it knows you"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Limits:
     retries: int = 3
     backoff_s: float = 0.5
     longest_wait_s: float = 30.0
+    """Longest pause that a server may ask for (Retry-After)."""
     silence_s: float = 20.0
     deadline_s: float = 60.0
     slowest: int = 16 << 10
@@ -74,6 +78,10 @@ Accept = Callable[[int, Mapping[str, str]], Expected]
 """Judges status and headers before the body is read: says how much to read, or raises."""
 
 
+Explain = Callable[[int, Mapping[str, str]], DrupeError | None]
+"""From the status and headers of a refusal to the error of that service, or None for the general one."""
+
+
 class RefusedError(SourceError):
     """The server wants other credentials (401, 403)."""
 
@@ -81,28 +89,34 @@ class RefusedError(SourceError):
 
 
 class _AgainError(Exception):
-    """Worth another attempt, after ``wait_s`` seconds if the server said so."""
+    """Worth another attempt, after ``wait_s`` seconds if the server said so; ``busy``: it limits requests."""
 
-    def __init__(self, what: str, wait_s: float | None = None) -> None:
+    def __init__(self, what: str, wait_s: float | None = None, *, busy: bool = False) -> None:
         self.wait_s = wait_s
+        self.busy = busy
         super().__init__(what)
 
 
 class Session:
-    """Connections, threads and credentials of one tree."""
+    """Connections, threads and credentials of one tree.
+
+    ``credentials``: headers by origin, sent nowhere else. An ``offline`` session connects to nothing.
+    """
 
     def __init__(
         self,
         meter: Meter,
         limits: Limits | None = None,
         *,
-        credentials: Mapping[str, str] | None = None,
-        refusal_hint: str = "",
+        credentials: Mapping[str, Mapping[str, str]] | None = None,
+        explain: Explain | None = None,
+        offline: bool = False,
     ) -> None:
         self.meter = meter
         self.limits = limits or Limits()
+        self.offline = offline
         self._credentials = dict(credentials or {})
-        self._refusal_hint = refusal_hint
+        self._explain = explain
         self._lock = threading.Lock()
         self._library: ModuleType | None = None
         self._clients: dict[bool, Any] = {}
@@ -127,6 +141,8 @@ class Session:
 
     def get(self, url: str, headers: Mapping[str, str], accept: Accept, *, expected: int) -> Reply:
         """GET with redirects and retries; ``expected`` bytes set the deadline."""
+        if self.offline:
+            raise OfflineError("these bytes are not in the cache", where=redact(url))
         limits = self.limits
         with _Watch(limits.deadline_s + expected / limits.slowest, self._interrupt) as watch:
             for attempt in range(limits.retries + 1):
@@ -135,11 +151,29 @@ class Session:
                 except _AgainError as reason:
                     watch.check(url)
                     if attempt == limits.retries:
-                        raise SourceError(f"{reason}, {attempt + 1} attempts", where=redact(url)) from None
+                        hint = _BUSY if reason.busy else ""
+                        what = f"{reason}, {attempt + 1} attempts"
+                        raise SourceError(what, where=redact(url), hint=hint) from None
                     wait_s = limits.backoff_s * 2**attempt if reason.wait_s is None else reason.wait_s
-                    watch.sleep(min(wait_s, limits.longest_wait_s))
+                    if wait_s > limits.longest_wait_s:
+                        what = f"{reason}, and the server asks to wait {wait_s:.0f} s"
+                        raise SourceError(what, where=redact(url), hint=_BUSY) from None
+                    watch.sleep(wait_s)
                     watch.check(url)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def fetch(self, url: str, limit: int, headers: Mapping[str, str] | None = None) -> Reply:
+        """A whole document of at most ``limit`` bytes."""
+
+        def accept(status: int, fields: Mapping[str, str]) -> Expected:
+            length = fields.get("content-length", "")
+            if status != 200:
+                raise SourceError(f"unexpected answer (HTTP {status})", where=redact(url))
+            if length.isdecimal() and float(length) > limit:
+                raise SourceError(f"the answer has {length[:20]} bytes, more than {limit}", where=redact(url))
+            return Expected(int(length), True) if length.isdecimal() else Expected(limit, False)
+
+        return self.get(url, headers or {}, accept, expected=min(limit, 1 << 20))
 
     def _follow(self, url: str, headers: Mapping[str, str], accept: Accept) -> Reply:
         library = self._load()
@@ -152,7 +186,8 @@ class Session:
                 check_scheme(answer, redirected_from=current)
                 current = answer
         except (library.ConnectError, library.TimeoutException, library.ProxyError) as error:
-            raise SourceError(_describe(error), where=redact(current)) from None
+            hint = "check the connection, or use --offline with what earlier runs have read"
+            raise SourceError(_describe(error), where=redact(current), hint=hint) from None
         except library.TransportError as error:
             raise _AgainError(_describe(error)) from None
         except library.InvalidURL as error:
@@ -162,11 +197,8 @@ class Session:
     def _once(self, url: str, headers: Mapping[str, str], accept: Accept) -> Reply | str:
         """One request: the accepted reply, or the address that it redirects to."""
         asked = {"Accept-Encoding": "identity", "User-Agent": "drupe", **headers}
-        authorization = self._credentials.get(origin(url))
-        if authorization:
-            asked["Authorization"] = authorization
-        with self._lock:
-            self.meter.requests += 1
+        asked |= self._credentials.get(origin(url), {})
+        self.meter.add(requests=1)
         with self._client(url).stream(
             "GET", url, headers=asked, extensions={"trace": self._trace}
         ) as response:
@@ -175,7 +207,7 @@ class Session:
             if status in _REDIRECTS:
                 self._drain(response, fields)
                 return _target(url, fields)
-            if status not in (200, 206, 416):
+            if status not in (200, 206, 416) and not (status == 304 and "If-None-Match" in headers):
                 self._drain(response, fields)
                 self._refuse(status, fields, url)
             if fields.get("content-encoding", "identity").lower() != "identity":
@@ -187,8 +219,7 @@ class Session:
         total = 0
         for piece in response.iter_raw():
             total += len(piece)
-            with self._lock:
-                self.meter.bytes_read += len(piece)
+            self.meter.add(len(piece))
             if total > expected.length:
                 raise SourceError(f"the server sends more than {expected.length} bytes", where=redact(url))
             pieces.append(piece)
@@ -201,18 +232,20 @@ class Session:
         length = fields.get("content-length", "")
         if length.isdecimal() and int(length) <= _DRAIN:
             for piece in response.iter_raw():
-                with self._lock:
-                    self.meter.bytes_read += len(piece)
+                self.meter.add(len(piece))
 
     def _refuse(self, status: int, fields: Mapping[str, str], url: str) -> None:
         where = redact(url)
         if status in _AGAIN:
-            wait = fields.get("retry-after", "")
-            raise _AgainError(f"HTTP {status}", float(wait) if wait.isdecimal() else None)
+            wait_s = retry_after(fields.get("retry-after", ""))
+            raise _AgainError(f"HTTP {status}", wait_s, busy=status == 429)
+        explained = self._explain(status, fields) if self._explain else None
+        if explained is not None:
+            raise explained
         if status in (404, 410):
             raise LocatorError(f"not found (HTTP {status})", where=where)
         if status in (401, 403):
-            raise RefusedError(f"access refused (HTTP {status})", where=where, hint=self._refusal_hint)
+            raise RefusedError(f"access refused (HTTP {status})", where=where)
         raise SourceError(f"unexpected answer (HTTP {status})", where=where)
 
     def _load(self) -> ModuleType:
@@ -301,6 +334,22 @@ def _target(url: str, fields: Mapping[str, str]) -> str:
     except (ValueError, LocatorError):
         raise SourceError("a redirect to a malformed address", where=redact(url)) from None
     return target
+
+
+def retry_after(value: str) -> float | None:
+    """Seconds of a Retry-After field, a number or a date (RFC 9110, 10.2.3); None when it is neither.
+
+    >>> retry_after("120"), retry_after("Fri, 31 Dec 1999 23:59:59 GMT"), retry_after("soon")
+    (120.0, 0.0, None)
+    """
+    if value.isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, IndexError, TypeError):
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
 
 
 def _describe(error: Exception) -> str:

@@ -10,11 +10,24 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlun
 from drupe.errors import LocatorError, SourceError
 
 HUB = "https://huggingface.co"
+MODELSCOPE = "https://www.modelscope.cn"
+OLLAMA = "https://registry.ollama.ai"
 
 
 def endpoint() -> str:
     """The hub or its mirror: HF_ENDPOINT as it is now, not as it was when a library was imported."""
     return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def modelscope_endpoint() -> str:
+    """ModelScope or its mirror, from the variables of its own library: MODELSCOPE_ENDPOINT, MODELSCOPE_DOMAIN."""
+    given = os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN", "").strip()
+    return (given if "://" in given else f"https://{given}").rstrip("/") if given else MODELSCOPE
+
+
+def ollama_registry() -> str:
+    """The registry of Ollama's library, or what stands in for it (DRUPE_OLLAMA_REGISTRY)."""
+    return (os.environ.get("DRUPE_OLLAMA_REGISTRY") or OLLAMA).rstrip("/")
 
 
 def parse(url: str) -> SplitResult:
@@ -70,7 +83,7 @@ def is_loopback(url: str) -> bool:
 
 
 def check_scheme(url: str, *, redirected_from: str | None = None) -> None:
-    """Refuse plain http, but to this machine or to the mirror that the user configured; never from https."""
+    """Refuse plain http, but to this machine or to a mirror that the user configured; never from https."""
     if parse(url).scheme == "https":
         return
     if redirected_from is not None and parse(redirected_from).scheme == "https":
@@ -79,7 +92,7 @@ def check_scheme(url: str, *, redirected_from: str | None = None) -> None:
             where=redact(redirected_from),
             hint="the content could be replaced on the way; fetch it by other means and give a local path",
         )
-    if is_loopback(url) or origin(url) == origin(endpoint()):
+    if is_loopback(url) or origin(url) in map(origin, (endpoint(), modelscope_endpoint(), ollama_registry())):
         return
     raise SourceError(
         "plain http is refused: what arrives could have been replaced on the way",
