@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hostile_formats import CASES as FORMATS
 from readers.test_gguf_hostile import DAMAGE, LIES
 from readers.test_onnx_hostile import count, initialiser, many, nested, part, tensor
 from zoo_files import Checkpoint, Tensors, save
@@ -315,6 +316,8 @@ def _registry() -> dict[str, Hostile]:
         found[f"onnx: {name}"] = Hostile(
             files_of({"model.onnx": data}), "model.onnx", says, costly=len(data) > 1 << 20
         )
+    for name, (file, build, says) in FORMATS.items():
+        found[name] = Hostile(_later(file, build), file, says, costly=True)
     return found | {f"folder: {name}": case for name, case in _folder_tricks().items()}
 
 

@@ -17,7 +17,7 @@ from blobs import MemoryBlob
 from drupe.errors import FormatError
 from drupe.readers.gguf import GgufFile, open_gguf
 from drupe.readers.interface import Layout, WeightFile, Window
-from drupe.readers.packed import BLOCK_TYPES
+from drupe.readers.packed import block_type
 
 Array = NDArray[np.float32]
 KINDS = gguf.GGMLQuantizationType
@@ -29,7 +29,9 @@ def noise(*shape: int, seed: int = 0) -> Array:
 
 def blocks(dtype: str, rows: int, per_row: int, seed: int = 0) -> NDArray[np.uint8]:
     """Random block bytes; NaN among the values is part of the test."""
-    size = BLOCK_TYPES[dtype].bytes * per_row
+    block = block_type(dtype)
+    assert block is not None
+    size = block.bytes * per_row
     return np.random.default_rng(seed).integers(0, 256, (rows, size), dtype=np.uint8)
 
 
@@ -167,6 +169,7 @@ def window_file(tmp_path_factory: pytest.TempPathFactory) -> GgufFile:
         add(writer, "blk.3.attn_q.weight", noise(24, 32 * 300, seed=1), "Q5_0")
         add(writer, "blk.3.attn_q.bias", noise(24, seed=2))
         writer.add_tensor("k_quant", blocks("Q6_K", 5, 3), raw_dtype=KINDS.Q6_K)
+        writer.add_tensor("i_quant", blocks("IQ3_S", 4, 3), raw_dtype=KINDS.IQ3_S)
 
     return opened(written(tmp_path_factory.mktemp("gguf") / "windows.gguf", fill))
 
@@ -277,3 +280,39 @@ def test_a_head_count_that_does_not_fit_is_refused(heads: int | None, tmp_path: 
 
     with pytest.raises(FormatError, match="does not fit"):
         whole(opened(written(tmp_path / "m.gguf", fill)), "blk.0.attn_q.weight")
+
+
+# ---------------------------------------------------------------- NVFP4's further factor
+
+
+@pytest.mark.parametrize("factors", [None, 1, 3])
+def test_the_factor_beside_an_nvfp4_tensor_is_applied(factors: int | None, tmp_path: Path) -> None:
+    """One number, or one for each expert."""
+    packed = blocks("NVFP4", 3 * 4, 2).reshape(3, 4, -1)
+    scale = np.array([0.5, 2.0, -3.0], np.float32)[: factors or 0]
+
+    def fill(writer: gguf.GGUFWriter) -> None:
+        writer.add_tensor("blk.0.ffn_up_exps.weight", packed, raw_dtype=KINDS.NVFP4)
+        add(writer, "blk.0.ffn_down.weight", noise(4, 64), "Q8_0")
+        add(writer, "blk.0.ffn_down.scale", noise(1))
+        if factors:
+            writer.add_tensor("blk.0.ffn_up_exps.scale", scale)
+
+    file = opened(written(tmp_path / "nvfp4.gguf", fill))
+    plain = dequantize(packed, KINDS.NVFP4).reshape(3, -1)
+    expected = plain * (scale.reshape(-1, 1) if factors else 1)
+    np.testing.assert_array_equal(whole(file, "blk.0.ffn_up_exps.weight"), expected)
+    down, part = file.read(
+        [Window("blk.0.ffn_down.weight", 0, 4, 0, 64), Window("blk.0.ffn_up_exps.weight", 1, 3, 7, 200)]
+    )
+    np.testing.assert_array_equal(part, expected[1:3, 7:200])
+    np.testing.assert_allclose(down, noise(4, 64), atol=0.001)
+
+
+def test_factors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    def fill(writer: gguf.GGUFWriter) -> None:
+        writer.add_tensor("w.weight", blocks("NVFP4", 3, 2), raw_dtype=KINDS.NVFP4)
+        writer.add_tensor("w.scale", np.ones(2, np.float32))
+
+    with pytest.raises(FormatError, match="2 factors do not fit"):
+        whole(opened(written(tmp_path / "nvfp4.gguf", fill)), "w.weight")

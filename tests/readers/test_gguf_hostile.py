@@ -121,9 +121,9 @@ def test_other_versions_and_big_endian_are_unsupported(version: int) -> None:
         opened(crafted(version=version))
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [(99, "TYPE_99"), (23, "IQ4_XS"), (4, "TYPE_4")])
+@pytest.mark.parametrize(("kind", "dtype"), [(99, "TYPE_99"), (9, "Q8_1"), (15, "Q8_K"), (4, "TYPE_4")])
 def test_a_tensor_of_an_unread_type_is_listed_and_not_read(kind: int, dtype: str) -> None:
-    file = opened(crafted(tensors=[tensor("t", [256, 1], kind), tensor("u", [8], 0, 160)], data=192))
+    file = opened(crafted(tensors=[tensor("t", [256, 1], kind), tensor("u", [8], 0, 320)], data=352))
     assert file.tensors["t"].dtype == dtype
     assert file.tensors["t"].is_quantised
     assert whole(file, "u").shape == (1, 8)

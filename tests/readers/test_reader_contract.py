@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 
+import format_writers
+import pickle_corpus
 from drupe.errors import FormatError
 from drupe.model import open_weights
 from drupe.readers.interface import Absent, WeightFile, Window
@@ -62,12 +64,67 @@ def write_onnx(folder: Path) -> None:
     onnx.save(helper.make_model(helper.make_graph(nodes, "g", [], outputs, tensors)), folder / "model.onnx")
 
 
+def write_gguf_parts(folder: Path) -> None:
+    """One tensor in each part."""
+    writer = gguf.GGUFWriter(folder / "model.gguf", "test", split_max_tensors=1)
+    for name, values in ARRAYS.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_npz(folder: Path) -> None:
+    np.savez(folder / "weights.npz", **ARRAYS)  # type: ignore[arg-type]
+
+
+def write_npz_columns(folder: Path) -> None:
+    """Compressed, and in Fortran's order."""
+    turned = {name: np.asfortranarray(values) for name, values in ARRAYS.items()}
+    np.savez_compressed(folder / "weights.npz", **turned)  # type: ignore[arg-type]
+
+
+def write_npy(folder: Path) -> None:
+    for number, (name, values) in enumerate(ARRAYS.items()):
+        np.save(folder / f"{name}.npy", np.asfortranarray(values) if number else values)
+
+
+def write_msgpack(folder: Path) -> None:
+    (folder / "flax_model.msgpack").write_bytes(format_writers.pack(format_writers.nested(ARRAYS)))
+
+
+def write_ctranslate2(folder: Path) -> None:
+    (folder / "model.bin").write_bytes(format_writers.ctranslate2(ARRAYS))
+
+
+def write_torch(folder: Path) -> None:
+    """One storage per tensor; the layout that PyTorch itself writes is in test_torch_file.py."""
+    bodies, storages = {}, {}
+    for key, (name, values) in enumerate(ARRAYS.items()):
+        steps = tuple(step // 4 for step in values.strides)
+        bodies[name] = pickle_corpus.tensor(str(key), values.size, values.shape, steps)
+        storages[f"data/{key}"] = values.tobytes()
+    data = pickle_corpus.pickled(pickle_corpus.dictionary(**bodies))
+    (folder / "pytorch_model.bin").write_bytes(pickle_corpus.archive(data, storages))
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "safetensors": write_safetensors,
     "shards": write_shards,
     "gguf": write_gguf,
+    "gguf_parts": write_gguf_parts,
+    "npz": write_npz,
+    "npz_columns": write_npz_columns,
+    "npy": write_npy,
+    "msgpack": write_msgpack,
+    "ctranslate2": write_ctranslate2,
     "onnx": write_onnx,
+    "torch": write_torch,
 }
+
+
+FORMATS = ("safetensors", "gguf", "onnx", "numpy", "flax", "ctranslate2", "torch")
 
 
 @pytest.fixture(scope="module", params=sorted(WRITERS))
@@ -85,7 +142,7 @@ def test_names_shapes_and_types_are_those_written(weights: WeightFile) -> None:
     }
     assert {info.dtype for info in weights.tensors.values()} == {"F32"}
     assert all(name == info.name for name, info in weights.tensors.items())
-    assert weights.format in ("safetensors", "gguf", "onnx")
+    assert weights.format in FORMATS
 
 
 def test_whole_tensors_are_read_exactly(weights: WeightFile) -> None:

@@ -5,7 +5,9 @@ with row j + d/2. For architectures of the first kind its converter therefore st
 ``w.reshape(heads, 2, d / 2, ...).swapaxes(1, 2)``: row j < d/2 lies at 2 j, row j + d/2 at 2 j + 1. This
 reader undoes that by row arithmetic: names, shapes and windows speak of the published order.
 
-A split file (``split.count`` among the fields) holds only its own share of the tensors.
+**NVFP4** keeps a further factor beside ``NAME.weight``, in ``NAME.scale``: one number, or one per expert.
+
+A split model is the file of its first part with the others in ``further`` (see ``gguf_split``).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from numpy.typing import NDArray
 from drupe.errors import FormatError, UnsupportedError
 from drupe.readers.gguf_header import FieldValue, GgufArray, decode_array, read_header
 from drupe.readers.interface import FloatArray, TensorInfo, Window
-from drupe.readers.packed import BLOCK_TYPES, ByteArray, decode
+from drupe.readers.packed import block_type, decode
+from drupe.readers.packed_blocks import ByteArray
 from drupe.sources.interface import Blob, Span
 
 INTERLEAVED_QK = frozenset({
@@ -66,12 +69,14 @@ class GgufFile:
 
     blob: Blob
     fields: Mapping[str, FieldValue]
-    """Typed metadata, in file order."""
+    """Typed metadata, in file order; of a split model, that of its first part."""
     tensors: Mapping[str, TensorInfo]
     starts: Mapping[str, int]
     """Name -> first byte in the file."""
     header: bytes
     """Everything before the tensor data."""
+    further: Mapping[str, GgufFile] = field(default_factory=dict)
+    """The other parts of a split model by file name."""
     format: str = field(default="gguf", init=False)
 
     @property
@@ -82,7 +87,7 @@ class GgufFile:
     @property
     def headers(self) -> Mapping[str, bytes]:
         """File name -> raw header, which the evidence folder and the digest keep."""
-        return {self.blob.name: self.header}
+        return {self.blob.name: self.header} | {name: part.header for name, part in self.further.items()}
 
     def array(self, key: str) -> list[str] | NDArray[np.generic]:
         """The array of that key: texts as a list (bytes that are no UTF-8 as Latin-1), numbers as numpy.
@@ -95,17 +100,46 @@ class GgufFile:
         return decode_array(self.header, entry)
 
     def read(self, windows: Sequence[Window]) -> list[FloatArray]:
-        """The values of each window as float32, q and k in the published row order; one ``read_many``."""
+        """The values of each window as float32, q and k in the published row order; one read per file."""
+        factors = [self._factor(window) for window in windows]
+        values = self._read([*windows, *(factor for factor in factors if factor)])
+        further = iter(values[len(windows) :])
+        for array, factor in zip(values, factors, strict=False):
+            if factor:
+                np.multiply(array, next(further).reshape(-1, 1), out=array)
+        return values[: len(windows)]
+
+    def _factor(self, window: Window) -> Window | None:
+        """The factor of an NVFP4 tensor (or of each expert), which is a tensor of its own."""
+        info = self.tensors.get(window.tensor)
+        factor = self.tensors.get(f"{window.tensor.removesuffix('.weight')}.scale")
+        if info is None or factor is None or info.dtype != "NVFP4" or factor.dtype != "F32":
+            return None
+        if factor.size == 1:
+            return Window(factor.name, 0, 1, 0, 1)
+        if factor.shape != info.shape[:1]:
+            what = f"{factor.size} factors do not fit {info.name[:80]!r} of shape {info.shape}"
+            raise FormatError(what, where=info.file)
+        return Window(factor.name, 0, 1, window.row_start, window.row_stop)
+
+    def _read(self, windows: Sequence[Window]) -> list[FloatArray]:
         plans = [self._plan(window) for window in windows]
-        parts = iter(self.blob.read_many([span for plan in plans for span in plan.spans]))
+        files = [self.tensors[window.tensor].file for window in windows]
+        wanted: dict[str, list[Span]] = {name: [] for name in files}
+        for file, plan in zip(files, plans, strict=True):
+            wanted[file].extend(plan.spans)
+        parts = {name: iter(self._blob(name).read_many(spans)) for name, spans in wanted.items()}
         return [
-            self._assemble(window, plan, [next(parts) for _ in plan.spans])
-            for window, plan in zip(windows, plans, strict=True)
+            self._assemble(window, plan, [next(parts[file]) for _ in plan.spans])
+            for window, plan, file in zip(windows, plans, files, strict=True)
         ]
+
+    def _blob(self, file: str) -> Blob:
+        return self.further[file].blob if file in self.further else self.blob
 
     def _plan(self, window: Window) -> _Plan:
         info, width = self._check(window)
-        block = BLOCK_TYPES.get(info.dtype)
+        block = block_type(info.dtype)
         if block is None:
             raise UnsupportedError(f"tensor {info.name[:80]!r} is stored as {info.dtype}", where=info.file)
         first, last = window.column_start, window.column_stop
@@ -166,7 +200,8 @@ class GgufFile:
         if not parts:
             return np.empty((rows, width), np.float32)
         info = self.tensors[window.tensor]
-        block = BLOCK_TYPES[info.dtype]
+        block = block_type(info.dtype)
+        assert block is not None  # the plan would have failed
         decoded = plan.piece // block.bytes * block.values
         values = decode(_gather(plan, parts, rows), info.dtype, rows * decoded).reshape(rows, decoded)
         return np.ascontiguousarray(values[:, plan.columns])

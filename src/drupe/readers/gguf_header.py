@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from drupe.errors import FormatError, LimitError, UnsupportedError
 from drupe.readers.interface import MAX_NAME, MAX_RANK, Layout, TensorInfo, check_shape
-from drupe.readers.packed import BLOCK_TYPES
+from drupe.readers.packed import block_type
 from drupe.sources.interface import Blob
 
 MAGIC = b"GGUF"
@@ -45,15 +45,13 @@ _WIDTHS: Mapping[int, int] = {kind: form.size for kind, form in _SCALARS.items()
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
 _TYPES: Mapping[int, str] = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K",
-    12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16",
+    12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL",
+    21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M",
+    30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
-_UNREAD_TYPES: Mapping[int, tuple[str, int, int]] = {
-    9: ("Q8_1", 32, 40), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
-}  # fmt: skip
-"""Number -> name, values and bytes of a block: listed and checked, not decoded by this version."""
+_UNREAD_TYPES: Mapping[int, tuple[str, int, int]] = {9: ("Q8_1", 32, 36), 15: ("Q8_K", 256, 292)}
+"""Number -> name, values and bytes of a block: listed and checked, not decoded. No file holds them: ggml
+makes them of activations while it multiplies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +289,8 @@ def _read_tensor(cursor: _Cursor, file: str) -> tuple[TensorInfo, tuple[int, int
 
 def _block(kind: int) -> tuple[str, int, int]:
     """Name, values and bytes of a block; an unknown type has no known size."""
-    if kind in _TYPES:
-        block = BLOCK_TYPES[_TYPES[kind]]
+    block = block_type(_TYPES[kind]) if kind in _TYPES else None
+    if block:
         return _TYPES[kind], block.values, block.bytes
     return _UNREAD_TYPES.get(kind, (f"TYPE_{kind}", 1, 0))
 

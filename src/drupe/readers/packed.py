@@ -9,18 +9,13 @@ fp16 scale and offset, ``q`` the small integer of one value, numbers in brackets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from drupe.errors import FormatError, UnsupportedError
 from drupe.readers.interface import FloatArray, StoredArray
-
-ByteArray = NDArray[np.uint8]
-Decoder = Callable[[ByteArray, FloatArray], None]
-"""Blocks (n, bytes per block) -> filled in: values (n, values per block)."""
+from drupe.readers.packed_blocks import BlockType, ByteArray, fields, half, scaled
 
 WHOLE_NUMBERS: Mapping[str, str] = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
@@ -32,18 +27,17 @@ _VALUES_AT_ONCE = 1 << 17
 """Decoded per step, so that the temporaries stay in the cache and small next to the result."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlockType:
-    """``values`` numbers are stored together in ``bytes`` bytes; a raw number is a block of one."""
+def block_type(dtype: str) -> BlockType | None:
+    """How a storage type is packed; None when it is not read. The codebooks are loaded when first asked for.
 
-    values: int
-    bytes: int
-    decoder: Decoder
+    >>> block_type("Q4_K").bits, block_type("IQ4_XS").bits, block_type("Q3_X")
+    (4.5, 4.25, None)
+    """
+    if dtype in BLOCK_TYPES or dtype not in CODEBOOK_TYPES:
+        return BLOCK_TYPES.get(dtype)
+    from drupe.readers.packed_iq import IQ_TYPES
 
-    @property
-    def bits(self) -> float:
-        """Stored bits per value."""
-        return 8.0 * self.bytes / self.values
+    return IQ_TYPES[dtype]
 
 
 def decode(raw: bytes | memoryview, dtype: str, count: int) -> FloatArray:
@@ -55,7 +49,7 @@ def decode(raw: bytes | memoryview, dtype: str, count: int) -> FloatArray:
     >>> decode(bytes.fromhex("803f00c0"), "BF16", 2)
     array([ 1., -2.], dtype=float32)
     """
-    block = BLOCK_TYPES.get(dtype)
+    block = block_type(dtype)
     if block is None:
         raise UnsupportedError(f"values stored as {dtype[:40]!r}")
     data = np.frombuffer(raw, np.uint8)
@@ -136,20 +130,6 @@ def _e8m0() -> FloatArray:
     return np.asarray(values, np.float32)
 
 
-def _half(data: ByteArray, start: int) -> FloatArray:
-    """The fp16 at a byte of each block, shape (n, 1)."""
-    return np.ascontiguousarray(data[:, start : start + 2]).view("<f2").astype(np.float32)
-
-
-def _fields(data: ByteArray, bits: int, *, run: int) -> ByteArray:
-    """Split bytes into fields of ``bits``, lowest first: per run of bytes, all first fields, all second...
-
-    (n, k) -> (n, k / run, 8 / bits, run).
-    """
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
-    return (data.reshape(len(data), -1, 1, run) >> shifts) & np.uint8((1 << bits) - 1)
-
-
 def _fifth_bits(data: ByteArray) -> ByteArray:
     """Bit j of a little-endian uint32, moved to bit 4: (n, 4) -> (n, 32)."""
     return np.unpackbits(data, axis=1, bitorder="little") << np.uint8(4)
@@ -157,48 +137,41 @@ def _fifth_bits(data: ByteArray) -> ByteArray:
 
 def _q4_0(data: ByteArray, out: FloatArray) -> None:
     """D[2] q[16]; value = d (q - 8); low nibbles are values 0..15, high nibbles 16..31."""
-    out[:] = _fields(data[:, 2:], 4, run=16).reshape(-1, 32)
+    out[:] = fields(data[:, 2:], 4, run=16).reshape(-1, 32)
     out -= 8
-    out *= _half(data, 0)
+    out *= half(data, 0)
 
 
 def _q4_1(data: ByteArray, out: FloatArray) -> None:
     """D[2] m[2] q[16]; value = d q + m; order as Q4_0."""
-    np.multiply(_fields(data[:, 4:], 4, run=16).reshape(-1, 32), _half(data, 0), out=out)
-    out += _half(data, 2)
+    np.multiply(fields(data[:, 4:], 4, run=16).reshape(-1, 32), half(data, 0), out=out)
+    out += half(data, 2)
 
 
 def _q5_0(data: ByteArray, out: FloatArray) -> None:
     """D[2] fifth bits[4] q[16]; value = d (q - 16); order as Q4_0."""
-    out[:] = _fields(data[:, 6:], 4, run=16).reshape(-1, 32) | _fifth_bits(data[:, 2:6])
+    out[:] = fields(data[:, 6:], 4, run=16).reshape(-1, 32) | _fifth_bits(data[:, 2:6])
     out -= 16
-    out *= _half(data, 0)
+    out *= half(data, 0)
 
 
 def _q5_1(data: ByteArray, out: FloatArray) -> None:
     """D[2] m[2] fifth bits[4] q[16]; value = d q + m; order as Q4_0."""
-    q = _fields(data[:, 8:], 4, run=16).reshape(-1, 32) | _fifth_bits(data[:, 4:8])
-    np.multiply(q, _half(data, 0), out=out)
-    out += _half(data, 2)
+    q = fields(data[:, 8:], 4, run=16).reshape(-1, 32) | _fifth_bits(data[:, 4:8])
+    np.multiply(q, half(data, 0), out=out)
+    out += half(data, 2)
 
 
 def _q8_0(data: ByteArray, out: FloatArray) -> None:
     """D[2] q[32] signed; value = d q."""
-    np.multiply(data[:, 2:].view(np.int8), _half(data, 0), out=out)
-
-
-def _scaled(q: NDArray[np.generic], scale: FloatArray, out: FloatArray) -> FloatArray:
-    """``q`` times the scale of its group, written to ``out``; returns ``out`` by group."""
-    groups = out.reshape(*scale.shape, -1)
-    np.multiply(q.reshape(groups.shape), scale[:, :, None], out=groups)
-    return groups
+    np.multiply(data[:, 2:].view(np.int8), half(data, 0), out=out)
 
 
 def _q2_k(data: ByteArray, out: FloatArray) -> None:
     """16 x (scale, offset) of 4 bits[16] q[64] d[2] m[2]; value = d scale q - m offset, groups of 16."""
-    q = _fields(data[:, 16:80], 2, run=32)
-    groups = _scaled(q, _half(data, 80) * (data[:, :16] & 15), out)
-    groups -= (_half(data, 82) * (data[:, :16] >> 4))[:, :, None]
+    q = fields(data[:, 16:80], 2, run=32)
+    groups = scaled(q, half(data, 80) * (data[:, :16] & 15), out)
+    groups -= (half(data, 82) * (data[:, :16] >> 4))[:, :, None]
 
 
 def _q3_k(data: ByteArray, out: FloatArray) -> None:
@@ -206,11 +179,11 @@ def _q3_k(data: ByteArray, out: FloatArray) -> None:
 
     Scales have 6 bits: 4 in bytes 0..7 (low nibbles first), 2 in bytes 8..11.
     """
-    q = _fields(data[:, 32:96], 2, run=32).reshape(-1, 256)
-    q |= _fields(data[:, :32], 1, run=32).reshape(-1, 256) << np.uint8(2)
-    scale = _fields(data[:, 96:104], 4, run=8).reshape(-1, 16)
-    scale |= _fields(data[:, 104:108], 2, run=4).reshape(-1, 16) << np.uint8(4)
-    _scaled(q.view(np.int8) - np.int8(4), _half(data, 108) * (scale.view(np.int8) - np.int8(32)), out)
+    q = fields(data[:, 32:96], 2, run=32).reshape(-1, 256)
+    q |= fields(data[:, :32], 1, run=32).reshape(-1, 256) << np.uint8(2)
+    scale = fields(data[:, 96:104], 4, run=8).reshape(-1, 16)
+    scale |= fields(data[:, 104:108], 2, run=4).reshape(-1, 16) << np.uint8(4)
+    scaled(q.view(np.int8) - np.int8(4), half(data, 108) * (scale.view(np.int8) - np.int8(32)), out)
 
 
 def _scales_and_offsets(data: ByteArray) -> tuple[ByteArray, ByteArray]:
@@ -229,27 +202,27 @@ def _scales_and_offsets(data: ByteArray) -> tuple[ByteArray, ByteArray]:
 def _q45_k(data: ByteArray, q: ByteArray, out: FloatArray) -> None:
     """D[2] m[2] scales and offsets[12] ...; value = d scale q - m offset, groups of 32."""
     scale, offset = _scales_and_offsets(data[:, 4:16])
-    groups = _scaled(q, _half(data, 0) * scale, out)
-    groups -= (_half(data, 2) * offset)[:, :, None]
+    groups = scaled(q, half(data, 0) * scale, out)
+    groups -= (half(data, 2) * offset)[:, :, None]
 
 
 def _q4_k(data: ByteArray, out: FloatArray) -> None:
     """Head as :func:`_q45_k`, q[128]: per 32 bytes first the low, then the high nibbles."""
-    _q45_k(data, _fields(data[:, 16:], 4, run=32), out)
+    _q45_k(data, fields(data[:, 16:], 4, run=32), out)
 
 
 def _q5_k(data: ByteArray, out: FloatArray) -> None:
     """Head as :func:`_q45_k`, fifth bits[32] q[128]: bit i of the 32 bytes belongs to group i."""
-    q = _fields(data[:, 48:], 4, run=32).reshape(-1, 256)
-    q |= _fields(data[:, 16:48], 1, run=32).reshape(-1, 256) << np.uint8(4)
+    q = fields(data[:, 48:], 4, run=32).reshape(-1, 256)
+    q |= fields(data[:, 16:48], 1, run=32).reshape(-1, 256) << np.uint8(4)
     _q45_k(data, q, out)
 
 
 def _q6_k(data: ByteArray, out: FloatArray) -> None:
     """Lower 4 bits[128] upper 2 bits[64] signed scales[16] d[2]; value = d scale (q - 32), groups of 16."""
-    q = _fields(data[:, :128], 4, run=64).reshape(-1, 256)
-    q |= _fields(data[:, 128:192], 2, run=32).reshape(-1, 256) << np.uint8(4)
-    _scaled(q.view(np.int8) - np.int8(32), _half(data, 208) * data[:, 192:208].view(np.int8), out)
+    q = fields(data[:, :128], 4, run=64).reshape(-1, 256)
+    q |= fields(data[:, 128:192], 2, run=32).reshape(-1, 256) << np.uint8(4)
+    scaled(q.view(np.int8) - np.int8(32), half(data, 208) * data[:, 192:208].view(np.int8), out)
 
 
 BLOCK_TYPES: Mapping[str, BlockType] = {
@@ -264,3 +237,9 @@ BLOCK_TYPES: Mapping[str, BlockType] = {
     "Q6_K": BlockType(256, 210, _q6_k),
 }  # fmt: skip
 """The storage types that :func:`decode` reads, by their upper-case names."""
+
+CODEBOOK_TYPES = frozenset({
+    "IQ1_M", "IQ1_S", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ3_S", "IQ3_XXS", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4",
+    "Q1_0", "TQ1_0", "TQ2_0",
+})  # fmt: skip
+"""Those of :mod:`drupe.readers.packed_iq`: codes of a table, ternary and binary numbers."""
