@@ -275,3 +275,12 @@ def test_a_million_bracket_configuration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "quantize_config.json").write_bytes(b" " * (5 << 20))
     with pytest.raises(LimitError, match="5242880 exceeds the limit"):
         settings_of(LocalTree(tmp_path), {})
+
+
+@pytest.mark.parametrize("ending", ["weight", "codes", "qweight", "scales", "W_q", "absmax", "weight_packed"])
+def test_a_tensor_without_a_module_is_a_tensor(ending: str, tmp_path: Path) -> None:
+    write(tmp_path / "model.safetensors", {ending: np.ones((64, 64), np.float32)})
+    file = open_safetensors([LocalTree(tmp_path).open("model.safetensors")])
+    weights = unpack(file, {})
+    assert not isinstance(weights, Absent)
+    assert list(weights.tensors) == [ending]

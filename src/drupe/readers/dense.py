@@ -12,10 +12,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from drupe.errors import FormatError, UnsupportedError
-from drupe.readers.interface import FloatArray, StoredArray, TensorInfo, Window
+from drupe.errors import FormatError, LimitError, UnsupportedError
+from drupe.readers.interface import Flag, FloatArray, StoredArray, TensorInfo, Window
 from drupe.readers.packed import decode, decode_stored
 from drupe.sources.interface import Blob, Span
+
+_BYTES_PER_TENSOR = 2500
+_MEMORY_FLOOR = 80 << 20
+"""A tensor costs about 1.5 KB on its way to a verdict: a model may use 4 x its size and this."""
 
 Values = TypeVar("Values", FloatArray, StoredArray)
 Decoder = Callable[[bytes, str, int], Values]
@@ -54,6 +58,8 @@ class DenseFile:
     places: Mapping[str, Place]
     headers: Mapping[str, bytes]
     """File name -> raw header, which the evidence folder and the digest keep."""
+    flags: tuple[Flag, ...] = ()
+    """What else must be said of the files."""
 
     def read(self, windows: Sequence[Window]) -> list[FloatArray]:
         """The values of each window as float32; spans are read once per file."""
@@ -82,13 +88,15 @@ class DenseFile:
         down = range(window.row_start, window.row_stop)
         across = range(window.column_start, window.column_stop)
         spans = wanted[place.blob.name]
-        if place.strides is None:
+        if place.strides is None or not info.shape:
             return _runs(down, across, columns, place, spans)
-        if _is_contiguous(info.shape[1:], place.strides[1:]):
+        if len(info.shape) > 1 and _is_contiguous(info.shape[1:], place.strides[1:]):
             return _runs(down, across, place.strides[0], place, spans)
         if len(info.shape) == 2 and place.strides[0] == 1:  # stored as the transposed matrix
             return replace(_runs(across, down, place.strides[1], place, spans), turned=True)
-        return _covering(down, across, info.shape, place, spans)
+        if len(info.shape) == 1:  # a vector with gaps is one row of a matrix
+            return _covering(down, across, (1, *info.shape), (0, *place.strides), place, spans)
+        return _covering(down, across, info.shape, place.strides, place, spans)
 
     def _assemble(
         self, window: Window, plan: _Plan, data: Mapping[str, list[bytes]], decoder: Decoder[Values]
@@ -104,6 +112,13 @@ class DenseFile:
         view = np.lib.stride_tricks.as_strided(values, plan.shape, steps, writeable=False)
         across = slice(window.column_start, window.column_stop)
         return np.ascontiguousarray(view.reshape(plan.shape[0], -1)[:, across])
+
+
+def check_density(count: int, size: int, where: str) -> None:
+    """Raise LimitError when tensors without values cost memory and time that ``size`` bytes do not pay for."""
+    limit = (4 * size + _MEMORY_FLOOR) // _BYTES_PER_TENSOR
+    if count > limit:
+        raise LimitError("tensors in a file of this size", limit=limit, actual=count, where=where)
 
 
 def _is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
@@ -125,13 +140,19 @@ def _runs(down: range, across: range, step: int, place: Place, spans: list[Span]
     return _Plan(first, len(spans), (len(down), width))
 
 
-def _covering(down: range, across: range, shape: tuple[int, ...], place: Place, spans: list[Span]) -> _Plan:
+def _covering(
+    down: range,
+    across: range,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    place: Place,
+    spans: list[Span],
+) -> _Plan:
     """Any other view: one span from its first to its last value."""
-    assert place.strides is not None
     view = (len(down), *shape[1:])
     first, item = len(spans), place.item_bytes
     if 0 in view or not across:
         return _Plan(first, first, (len(down), len(across)))
-    reach = 1 + sum((extent - 1) * stride for extent, stride in zip(view, place.strides, strict=True))
-    spans.append((place.start + down.start * place.strides[0] * item, reach * item))
-    return _Plan(first, first + 1, view, place.strides)
+    reach = 1 + sum((extent - 1) * stride for extent, stride in zip(view, strides, strict=True))
+    spans.append((place.start + down.start * strides[0] * item, reach * item))
+    return _Plan(first, first + 1, view, strides)

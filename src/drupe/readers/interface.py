@@ -81,6 +81,28 @@ class TensorInfo:
         return rows, (self.size // rows if rows else 0)
 
 
+class FlagKind(StrEnum):
+    """What a reader must say of a file besides its tensors."""
+
+    DANGEROUS_CODE = "dangerous_code"
+    """Loading the file with its own library can run commands, load code, or open files and connections."""
+    UNKNOWN_CODE = "unknown_code"
+    """Loading the file with its own library imports code that is on no list."""
+    NOT_READ = "not_read"
+    """A tensor that is listed nowhere, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One remark on a file: the imported name or the tensor, and the byte of the file, where there is one."""
+
+    kind: FlagKind
+    file: str
+    what: str
+    position: int | None = None
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Rows ``[row_start, row_stop)`` and columns ``[column_start, column_stop)`` of the matrix view."""

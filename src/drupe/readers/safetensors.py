@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from drupe.errors import FormatError, LimitError
-from drupe.readers.dense import DenseFile, Place
+from drupe.readers.dense import DenseFile, Place, check_density
 from drupe.readers.interface import (
     MAX_NAME,
     Layout,
@@ -15,14 +15,12 @@ from drupe.readers.interface import (
     check_shape,
     check_tensor_count,
 )
-from drupe.readers.strict_json import Json, as_object, parse_json, read_json_object
+from drupe.readers.shard_index import check_index, read_index
+from drupe.readers.strict_json import Json, as_object, parse_json
 from drupe.sources.interface import Blob, Tree
 
 MAX_HEADER = 100 << 20
 """The limit of the reference implementation, in bytes."""
-_BYTES_PER_TENSOR = 2500
-_MEMORY_FLOOR = 80 << 20
-"""A tensor costs about 1.5 KB on its way to a verdict: a model may use 4 x its size and this."""
 _BITS: Mapping[str, int] = {
     "F64": 64, "I64": 64, "U64": 64,
     "F32": 32, "I32": 32, "U32": 32,
@@ -46,38 +44,16 @@ def open_safetensors(blobs: Sequence[Blob], index: Mapping[str, str] | None = No
         headers[blob.name] = header = _read_header(blob)
         metadata.update(_add_tensors(blob, header, tensors, places))
         check_tensor_count(len(tensors), blob.name)
-    _check_density(len(tensors), blobs)
+    check_density(len(tensors), sum(blob.size for blob in blobs), blobs[0].name)
     if index is not None:
-        _check_index(index, tensors)
+        check_index(index, tensors)
     return DenseFile("safetensors", tensors, metadata, places, headers)
-
-
-def _check_density(count: int, blobs: Sequence[Blob]) -> None:
-    """Tensors without values cost memory and time that their file does not pay for."""
-    size = sum(blob.size for blob in blobs)
-    limit = (4 * size + _MEMORY_FLOOR) // _BYTES_PER_TENSOR
-    if count > limit:
-        raise LimitError("tensors in a file of this size", limit=limit, actual=count, where=blobs[0].name)
 
 
 def open_index(tree: Tree, name: str) -> DenseFile:
     """Open the shards that an index file (``*.safetensors.index.json``) names."""
-    mapping = as_object(read_json_object(tree.open(name)).get("weight_map"), f"{name}: weight_map")
-    index: dict[str, str] = {}
-    for tensor, file in mapping.items():
-        if not isinstance(file, str):
-            raise FormatError(f"weight_map of {tensor!r} is not a file name", where=name)
-        index[tensor] = file
-    check_tensor_count(len(index), name)
-    folder = name.rpartition("/")[0]
-    blobs = []
-    for file in sorted(set(index.values())):
-        path = f"{folder}/{file}" if folder else file
-        if path not in tree.files():
-            raise FormatError(f"shard {file!r} is missing", where=name, hint="download the missing shard")
-        blobs.append(tree.open(path))
-    prefix = f"{folder}/" if folder else ""
-    return open_safetensors(blobs, {tensor: prefix + file for tensor, file in index.items()})
+    shards = read_index(tree, name)
+    return open_safetensors(shards.blobs, shards.index)
 
 
 def _read_header(blob: Blob) -> bytes:
@@ -114,7 +90,9 @@ def _add_tensors(
         places[name] = Place(blob, base + start, _BITS[info.dtype] // 8 if _BITS[info.dtype] % 8 == 0 else 0)
         extents.append((start, stop, name))
     _check_overlaps(extents, blob.name)
-    notes = entries.get("__metadata__", {})
+    notes = entries.get("__metadata__")
+    if notes is None:  # MLX writes null
+        return {}
     return {k: v for k, v in as_object(notes, blob.name).items() if isinstance(v, str)}
 
 
@@ -155,11 +133,3 @@ def _check_overlaps(extents: list[tuple[int, int, str]], where: str) -> None:
     if clash.size:
         first, second = extents[int(clash[0])][2], extents[int(clash[0]) + 1][2]
         raise FormatError(f"tensors {first[:60]!r} and {second[:60]!r} overlap", where=where)
-
-
-def _check_index(index: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> None:
-    for name, file in index.items():
-        if name not in tensors:
-            raise FormatError(f"the index names tensor {name[:80]!r}, which no shard holds", where=file)
-        if tensors[name].file != file:
-            raise FormatError(f"tensor {name[:80]!r} is in {tensors[name].file}, not here", where=file)

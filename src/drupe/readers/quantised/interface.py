@@ -93,7 +93,9 @@ def take_stock(file: StoredFile, without: Container[str] = ()) -> Inventory:
     tensors = {name: info for name, info in file.tensors.items() if name not in without}
     by_ending: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
-        by_ending[name.rpartition(".")[2]].append(name)
+        _, dot, ending = name.rpartition(".")
+        if dot:
+            by_ending[ending].append(name)
     return Inventory(file, tensors, by_ending)
 
 
