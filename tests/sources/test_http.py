@@ -96,18 +96,20 @@ def test_56_blocks_of_4_shards_cost_56_requests_and_4_heads(server: RangeServer)
     assert len({request.port for request in server.log}) <= QUICK.connections
 
 
-def test_an_index_lists_its_shards_and_the_siblings(server: RangeServer) -> None:
-    index = b'{"weight_map": {"a": "x1.safetensors", "b": "../x2.safetensors", "c": "absent.safetensors"}}'
-    server.files |= {"/m/model.safetensors.index.json": index, "/m/x1.safetensors": DATA[:1000]}
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_an_index_lists_its_shards_and_the_siblings(suffix: str, server: RangeServer) -> None:
+    text = '{"weight_map": {"a": "x1.SUFFIX", "b": "../x2.SUFFIX", "c": "absent.SUFFIX"}}'
+    index = text.replace("SUFFIX", suffix).encode()
+    server.files |= {f"/m/model.{suffix}.index.json": index, f"/m/x1.{suffix}": DATA[:1000]}
     server.files["/m/README.md"] = b"card"
-    tree = HttpTree(f"{server.url}/m/model.safetensors.index.json", limits=QUICK)
+    tree = HttpTree(f"{server.url}/m/model.{suffix}.index.json", limits=QUICK)
     assert tree.files() == {
         "README.md": 4,
-        "model.safetensors.index.json": len(index),
-        "x1.safetensors": 1000,
+        f"model.{suffix}.index.json": len(index),
+        f"x1.{suffix}": 1000,
     }
     before = len(server.log)
-    assert tree.open("x1.safetensors").read(0, 1000) == DATA[:1000]
+    assert tree.open(f"x1.{suffix}").read(0, 1000) == DATA[:1000]
     with pytest.raises(LocatorError):
         tree.open("LICENSE")
     assert len(server.log) == before == tree.meter.requests

@@ -10,12 +10,12 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from drupe.errors import LocatorError
 from drupe.sources.cache import open_cache
 from drupe.sources.interface import Meter
-from drupe.sources.paths import INDEX_SUFFIX, SIBLINGS, check_count, check_name, is_safe
+from drupe.sources.paths import INDEX_SUFFIXES, SIBLINGS, check_count, check_name, is_safe
 from drupe.sources.ranged import HttpBlob
 from drupe.sources.transfer import Limits, RefusedError, Session
 from drupe.sources.urls import check_scheme, origin, redact, take_credentials
 
-_SHARD = re.compile(rb'"([^"\\]{1,512}\.safetensors)"')
+_SHARD = re.compile(rb'"([^"\\]{1,512}\.(?:safetensors|bin))"')
 _MAX_INDEX = 64 << 20
 
 
@@ -74,7 +74,7 @@ class HttpTree:
         """The selected file, its shards, and those known siblings that exist."""
         if self._files is None:
             main = self.open(self.selected)
-            shards = self._shards(main) if self.selected.endswith(INDEX_SUFFIX) else []
+            shards = self._shards(main) if self.selected.endswith(INDEX_SUFFIXES) else []
             self._session.map(self._probe, [name for name in (*SIBLINGS, *shards) if name != self.selected])
             present = {name: blob.size for name, blob in self._blobs.items() if blob is not None}
             self._files = dict(sorted(present.items()))

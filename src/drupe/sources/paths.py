@@ -15,7 +15,8 @@ MAX_DEPTH = 16
 MAX_LENGTH = 4096
 """Characters of a relative path (PATH_MAX of Linux)."""
 
-INDEX_SUFFIX = ".safetensors.index.json"
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
+"""Of the files that name the shards of a checkpoint."""
 
 SIBLINGS = (
     "config.json",
@@ -96,10 +97,8 @@ def belonging(names: Iterable[str], selected: str) -> list[str]:
 
 
 def _is_part(name: str, selected: str) -> bool:
-    if selected.endswith(INDEX_SUFFIX):
-        return name.endswith(".safetensors")
-    if selected.endswith(".bin.index.json"):
-        return name.endswith(".bin")
+    if selected.endswith(INDEX_SUFFIXES):
+        return name.endswith("." + selected.removesuffix(".index.json").rpartition(".")[2])
     if selected.endswith(".onnx"):
         return name.startswith(
             (selected + "_data", selected + ".data", PurePosixPath(selected).stem + ".data")
