@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import zoo
 from drupe.readers.interface import TensorInfo
-from drupe.roles import Role, Roles, assign_roles, schemes, split_name
+from drupe.roles import Role, Roles, assign_roles, split_name
+from drupe.schemes import schemes
 
 
 def infos(names: Iterable[str], shape: tuple[int, ...] = (64, 64)) -> list[TensorInfo]:

@@ -6,61 +6,26 @@ storage order: every :class:`Matrix` has output units as rows, whatever the file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from drupe.errors import UsageError
+from drupe.matrices import Block, Matrix, assemble, list_matrices, windows_of
+from drupe.readers.adapters import AdapterFacts, AdapterFile, apply, read_adapter
 from drupe.readers.card import Documents, read_documents
 from drupe.readers.code import CodeFiles, read_code
-from drupe.readers.config import Config, read_config
+from drupe.readers.config import Config, dialects, read_config, text
 from drupe.readers.config import from_gguf as config_from_gguf
-from drupe.readers.interface import Absent, FloatArray, Layout, TensorInfo, WeightFile, Window
+from drupe.readers.interface import Absent, FloatArray, TensorInfo, WeightFile, Window
+from drupe.readers.quantised import settings_of, unpack
+from drupe.readers.slices import refuse_slices
 from drupe.readers.tokenizer import Tokenizer, read_tokenizer
 from drupe.readers.tokenizer import from_gguf as tokenizer_from_gguf
 from drupe.readers.weights import open_weights
-from drupe.roles import Role, Roles, assign_roles
+from drupe.roles import Roles, assign_roles
 from drupe.sources.interface import Tree
 
-MIN_ROWS, MIN_COLUMNS = 8, 32
-"""Smaller tensors (and all vectors) carry too few values to be compared as matrices."""
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """A weight matrix, rows = output units; a fused tensor gives several.
-
-    ``row_start`` is the first of its rows within the tensor, counted in canonical orientation.
-    """
-
-    tensor: str
-    rows: int
-    columns: int
-    row_start: int = 0
-    transposed: bool = False
-    role: str | None = None
-    layer: int | None = None
-
-    @property
-    def label(self) -> str:
-        """``3.up`` when the role is known, else the tensor's name."""
-        if self.role is None:
-            return self.tensor
-        return self.role if self.layer is None else f"{self.layer}.{self.role}"
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return self.rows * self.columns
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A rectangle of a matrix, in canonical orientation; the stop is exclusive."""
-
-    matrix: Matrix
-    row_start: int
-    row_stop: int
-    column_start: int
-    column_stop: int
+__all__ = ["Block", "Matrix", "Model", "open_model", "with_adapter"]
 
 
 @dataclass(slots=True)
@@ -75,7 +40,15 @@ class Model:
     tokenizer: Tokenizer | Absent
     roles: Roles
     matrices: tuple[Matrix, ...]
+    applied: Model | None = None
+    """The adapter that is applied to the weights when they are read."""
     used: dict[str, int] = field(default_factory=dict)
+    _largest: dict[tuple[str, int, int | None], int] = field(default_factory=dict)
+
+    @property
+    def adapter(self) -> AdapterFacts | None:
+        """What kind of adapter this is, when it is one alone: its weights are then what it adds to a base."""
+        return self.weights.facts if isinstance(self.weights, AdapterFile) else None
 
     @property
     def parameters(self) -> int:
@@ -92,15 +65,29 @@ class Model:
     def read(self, blocks: Sequence[Block]) -> list[FloatArray]:
         """The values of each block, (rows, columns) float32, in one pass over the files."""
         assert not isinstance(self.weights, Absent)
-        windows = [_window(block) for block in blocks]
-        values = self.weights.read(windows)
-        for window in windows:
-            read = (window.row_stop - window.row_start) * (window.column_stop - window.column_start)
-            size = self.weights.tensors[window.tensor].size
-            self.used[window.tensor] = min(size, max(self.used.get(window.tensor, 0), read))
-        return [
-            array.T if block.matrix.transposed else array for block, array in zip(blocks, values, strict=True)
-        ]
+        tensors = self.weights.tensors
+        shapes = [tensors[block.matrix.tensor].shape for block in blocks]
+        plans = [windows_of(block, shape) for block, shape in zip(blocks, shapes, strict=True)]
+        values = self.weights.read([window for plan in plans for window in plan])
+        found = []
+        first = 0
+        for block, plan, shape in zip(blocks, plans, shapes, strict=True):
+            found.append(assemble(block, values[first : first + len(plan)], shape))
+            first += len(plan)
+            self._count(block)
+        return found
+
+    def _count(self, block: Block) -> None:
+        """The largest block of every matrix counts."""
+        matrix = block.matrix
+        read = (block.row_stop - block.row_start) * (block.column_stop - block.column_start)
+        key = (matrix.tensor, matrix.row_start, matrix.expert)
+        more = read - self._largest.get(key, 0)
+        if more > 0:
+            assert not isinstance(self.weights, Absent)
+            self._largest[key] = read
+            size = self.weights.tensors[matrix.tensor].size
+            self.used[matrix.tensor] = min(size, self.used.get(matrix.tensor, 0) + more)
 
     def load(self, matrix: Matrix) -> FloatArray:
         """All values of one matrix."""
@@ -114,31 +101,26 @@ class Model:
         return self.weights.read([Window(tensor, 0, rows, 0, columns)])[0].ravel()
 
 
-def _window(block: Block) -> Window:
-    top = block.matrix.row_start
-    rows = (top + block.row_start, top + block.row_stop)
-    columns = (block.column_start, block.column_stop)
-    if block.matrix.transposed:
-        rows, columns = columns, rows
-    return Window(block.matrix.tensor, *rows, *columns)
-
-
 def open_model(tree: Tree, extra_documents: Sequence[tuple[str, bytes]] = ()) -> Model:
     """Open the parts of a model folder, file or repository; reads headers and small files only.
 
     Raises FormatError (and its kin) when a part is broken; a missing part is Absent.
     """
     weights = open_weights(tree)
+    if not isinstance(weights, Absent):
+        weights = read_adapter(tree, weights) or weights
     config, tokenizer = read_config(tree), read_tokenizer(tree)
-    if not isinstance(weights, Absent) and weights.format == "gguf":  # its header carries both
-        embedded = _embedded(weights)
+    if embedded := _embedded(weights):
         config = config_from_gguf(embedded) if isinstance(config, Absent) else config
         if isinstance(tokenizer, Absent) and "tokenizer.ggml.tokens" in embedded:
             tokenizer = tokenizer_from_gguf(embedded)
+    if not isinstance(weights, Absent):
+        refuse_slices({info.file for info in weights.tensors.values()}, tree.files())
+        weights = unpack(weights, settings_of(tree, {} if isinstance(config, Absent) else config.raw))
     tensors = {} if isinstance(weights, Absent) else weights.tensors
     auxiliary: frozenset[str] = getattr(weights, "auxiliary", frozenset())
-    roles = assign_roles(info for name, info in tensors.items() if name not in auxiliary)
-    matrices = tuple(list_matrices([t for n, t in tensors.items() if n not in auxiliary], roles))
+    chosen = [info for name, info in tensors.items() if name not in auxiliary]
+    roles = assign_roles(chosen, _model_types(config))
     return Model(
         tree=tree,
         weights=weights,
@@ -147,83 +129,51 @@ def open_model(tree: Tree, extra_documents: Sequence[tuple[str, bytes]] = ()) ->
         config=config,
         tokenizer=tokenizer,
         roles=roles,
-        matrices=matrices,
+        matrices=_matrices(chosen, roles, config),
     )
 
 
-def _embedded(weights: WeightFile) -> dict[str, object]:
-    """The metadata of a GGUF header, arrays decoded."""
+def _matrices(tensors: Sequence[TensorInfo], roles: Roles, config: Config | Absent) -> tuple[Matrix, ...]:
+    heads = None if isinstance(config, Absent) else config.canonical.get("num_attention_heads")
+    return tuple(list_matrices(tensors, roles, heads if isinstance(heads, int) else None))
+
+
+def with_adapter(model: Model, adapter: Model) -> Model:
+    """The model with an adapter applied to its weights, lazily: nothing is written.
+
+    Raises UsageError when one side is not what it should be, or the adapter does not fit.
+    """
+    if not isinstance(adapter.weights, AdapterFile):
+        raise UsageError(
+            "no adapter that can be read", where=adapter.tree.locator, hint="drupe inspect says what it is"
+        )
+    if isinstance(model.weights, Absent | AdapterFile):
+        raise UsageError("no weights to apply an adapter to", where=model.tree.locator)
+    weights = apply(model.weights, adapter.weights, adapter.tree.locator)
+    chosen = [info for name, info in weights.tensors.items() if name not in weights.auxiliary]
+    matrices = _matrices(chosen, model.roles, model.config)
+    return replace(model, weights=weights, matrices=matrices, applied=adapter, used={}, _largest={})
+
+
+def _model_types(config: Config | Absent) -> frozenset[str]:
+    """What the configuration calls the model and its language model."""
+    if isinstance(config, Absent):
+        return frozenset()
+    nested = (config.raw.get(key) for key in dialects().nested)
+    inner = (text(value.get("model_type")) for value in nested if isinstance(value, dict))
+    return frozenset(name for name in (config.model_type, *inner) if name)
+
+
+def _embedded(weights: WeightFile | Absent) -> dict[str, object]:
+    """The metadata of a GGUF header, arrays decoded: configuration and tokenizer. Empty for other formats."""
+    if isinstance(weights, Absent) or weights.format != "gguf":
+        return {}
     from drupe.readers.gguf import GgufFile
     from drupe.readers.gguf_header import GgufArray
 
-    assert isinstance(weights, GgufFile)
+    if not isinstance(weights, GgufFile):
+        return {}
     return {
         key: weights.array(key) if isinstance(value, GgufArray) else value
         for key, value in weights.fields.items()
     }
-
-
-def list_matrices(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[Matrix]:
-    """Every tensor that is large enough, fused ones split, in the order given."""
-    turned = _turned(tensors, roles)
-    for info in tensors:
-        if info.dtype in _INTEGERS and not info.is_quantised:
-            continue
-        role = roles.by_tensor.get(info.name)
-        transposed = role.transposed if role else False
-        if info.layout is not Layout.UNKNOWN:
-            transposed = info.layout is Layout.IN_OUT
-        elif role and (role.name.rpartition(".")[0], role.layer is not None) in turned:
-            transposed = not transposed
-        rows, columns = info.matrix_shape
-        if transposed:
-            rows, columns = columns, rows
-        for start, height, name in _split(role, rows, columns):
-            if height >= MIN_ROWS and columns >= MIN_COLUMNS:
-                layer = role.layer if role else None
-                yield Matrix(info.name, height, columns, start, transposed, name, layer)
-
-
-def _turned(tensors: Sequence[TensorInfo], roles: Roles) -> frozenset[tuple[str, bool]]:
-    """Which matrices stand the other way round than their names say: (stack, in layers or outside).
-
-    The norm gains tell the hidden width of a stack; rows of an FFN input matrix and of a token table have it.
-    """
-    shapes: dict[tuple[str, str], tuple[int, int]] = {}
-    widths: dict[str, set[int]] = {}
-    for info in tensors:
-        role = roles.by_tensor.get(info.name)
-        if role is None:
-            continue
-        stack, _, last = role.name.rpartition(".")
-        if len(info.shape) == 2:
-            rows, columns = info.shape[::-1] if role.transposed else info.shape
-            shapes.setdefault((stack, last), (rows, columns))
-        elif last in ("norm1", "norm2", "final_norm"):
-            widths.setdefault(stack, set()).add(info.size)
-    found = set()
-    for stack, sizes in widths.items():
-        for inside, last in ((True, "up"), (False, "embed")):
-            rows, columns = shapes.get((stack, last), (0, 0))
-            if sizes == {rows} and columns != rows:
-                found.add((stack, inside))
-    return frozenset(found)
-
-
-_INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "U16", "U32", "U64", "BOOL"})
-
-
-def _split(role: Role | None, rows: int, columns: int) -> list[tuple[int, int, str | None]]:
-    """(first row, rows, role) of each part of a possibly fused tensor (q+k+v, gate+up)."""
-    if role is None:
-        return [(0, rows, None)]
-    stack, _, last = role.name.rpartition(".")
-    parts = last.split("+")
-    if len(parts) == 1:
-        return [(0, rows, role.name)]
-    first = columns if len(parts) == 3 and rows > columns else rows // len(parts)
-    rest = (rows - first) // max(len(parts) - 1, 1)
-    heights = [first] + [rest] * (len(parts) - 1)
-    starts = [sum(heights[:place]) for place in range(len(parts))]
-    prefix = f"{stack}." if stack else ""
-    return [(s, h, prefix + p) for s, h, p in zip(starts, heights, parts, strict=True)]

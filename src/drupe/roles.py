@@ -1,7 +1,7 @@
 """Tensor name -> role and layer, from ``data/architectures`` and, for unknown names, inferred.
 
-A known scheme is data. Unknown names are grouped by their pattern (numbers replaced): a pattern that repeats
-with one shape over at least two numbers is a layer. What stays opaque is compared by shape and content.
+A known scheme is data (drupe.schemes). Unknown names are grouped by their pattern (numbers replaced): a pattern
+that repeats with one shape over at least two numbers is a layer. What stays opaque is compared by shape and content.
 """
 
 from __future__ import annotations
@@ -10,44 +10,42 @@ import math
 import re
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from itertools import islice
+from typing import NamedTuple
 
 from drupe.readers.interface import Layout, TensorInfo
+from drupe.schemes import Pattern, Scheme, index, schemes, template
 
-LAYER_ROLES = frozenset(
-    {"q", "k", "v", "o", "gate", "up", "down", "cross_q", "cross_k", "cross_v", "cross_o"}
-)
+FFN_ROLES = frozenset({"gate", "up", "down"})
+LAYER_ROLES = FFN_ROLES | {
+    *("q", "k", "v", "o", "cross_q", "cross_k", "cross_v", "cross_o"),
+    *("q_a", "q_b", "kv_a", "kv_b", "router"),
+}
 TABLE_ROLES = frozenset({"embed", "head"})
 """One row per token."""
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
+_FLAX_LEAVES = frozenset({"kernel", "embedding"})
+_NORM = re.compile(r"(?:norm|\bln(?:_\w+)?)\.scale", re.IGNORECASE)
+"""Flax calls ``weight`` by what it does; a scale elsewhere may be a quantiser's."""
 MAX_COMPONENTS = 32
 """Of a name that a scheme may know; real names have at most about 12."""
+MAX_PREFIX = 5
+"""Components in front of what a scheme knows."""
+MAX_PREFIXES = 16
+"""Prefixes with layers, the most frequent first, that may be towers."""
 MAX_NUMBERS = 16
 """Numbers of a name that count; real names have at most five. Further ones are text."""
 MAX_HINTED = 160
 """Characters of a name in which words are looked for."""
 MAX_TOWERS = 8
 MIN_TOWER = 8
-"""Tensors of a further tower that a scheme must explain."""
+"""Tensors of a tower that a scheme must explain, unless they are most of the model."""
 MIN_COVERAGE = 0.5
-"""Share of a model's tensors that a scheme must explain before its roles are used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """One naming scheme: pattern -> role, and how it stores its matrices."""
-
-    name: str
-    title: str
-    roles: Mapping[str, str]
-    transposed: frozenset[str]
-    norm_after: bool
-    is_variant: bool
-    """Extends another scheme; chosen only when it explains more tensors than that one."""
+"""Share of a model's tensors that schemes must explain before their roles are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +63,30 @@ class Role:
         place = "" if self.layer is None else f"{self.layer}."
         return f"{place}{self.name}" + ("" if self.expert is None else f".{self.expert}")
 
+    @property
+    def stack(self) -> str:
+        """What comes before the last dot: the tower or its encoder; "" = the main one, or an unknown pattern."""
+        return "" if "{" in self.name else self.name.rpartition(".")[0]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is fused into the tensor, without the stack: ``q``, ``k``, ``v``; an unknown pattern is one part."""
+        return (self.name,) if "{" in self.name else tuple(self.name.rpartition(".")[2].split("+"))
+
+
+def of_expert(stack: str, role: str, expert: int | None) -> str:
+    """The role of one matrix of a stack.
+
+    >>> of_expert("", "up", None), of_expert("", "up", 3), of_expert("encoder", "up", 0)
+    ('up', 'experts.3.up', 'encoder.experts.0.up')
+    """
+    places = (stack, "" if expert is None else f"experts.{expert}", role)
+    return ".".join(filter(None, places))
+
 
 def is_layer_role(role: str | None) -> bool:
     """Whether a role is a learned matrix of a layer: no position table, buffer or unknown pattern."""
-    return role is not None and role.rpartition(".")[2] in LAYER_ROLES
+    return role is not None and LAYER_ROLES.issuperset(role.rpartition(".")[2].split("+"))
 
 
 def is_table_role(role: str | None) -> bool:
@@ -76,7 +94,7 @@ def is_table_role(role: str | None) -> bool:
     return role is not None and role.rpartition(".")[2] in TABLE_ROLES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Roles:
     """The roles of a model; unnamed tensors are absent."""
 
@@ -93,44 +111,13 @@ class Roles:
         """The scheme behind a role."""
         return self.stacks.get(role.partition(".")[0], self.scheme)
 
-
-@cache
-def schemes() -> tuple[Scheme, ...]:
-    """Every scheme in ``data/architectures``, ``extends`` resolved. Raises ValueError on bad data."""
-    tables = {}
-    for file in (resources.files("drupe") / "data" / "architectures").iterdir():
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-        if "roles" in table:
-            tables[str(table["name"])] = table
-    return tuple(_scheme(table, tables) for _, table in sorted(tables.items()))
-
-
-def _scheme(table: Mapping[str, object], tables: Mapping[str, Mapping[str, object]]) -> Scheme:
-    unknown = set(table) - {"name", "title", "provenance", "extends", "transposed", "norm_after", "roles"}
-    if unknown or "provenance" not in table:
-        raise ValueError(f"scheme {table.get('name')}: unknown keys {unknown} or no provenance")
-    base = tables[str(table["extends"])] if "extends" in table else {}
-    roles = {**_table(base.get("roles", {})), **_table(table["roles"])}
-    if "extends" in table:  # a role that the extension names anew replaces the inherited name
-        own = _table(table["roles"])
-        roles = {
-            pattern: role for pattern, role in roles.items() if pattern in own or role not in own.values()
-        }
-    transposed = table.get("transposed", base.get("transposed", []))
-    assert isinstance(transposed, list)
-    return Scheme(
-        name=str(table["name"]),
-        title=str(table["title"]),
-        roles=roles,
-        transposed=frozenset(str(role) for role in transposed),
-        norm_after=bool(table.get("norm_after", base.get("norm_after", False))),
-        is_variant="extends" in table,
-    )
-
-
-def _table(value: object) -> dict[str, str]:
-    assert isinstance(value, dict)
-    return {str(key): str(item) for key, item in value.items()}
+    @cached_property
+    def tensors(self) -> Mapping[tuple[str, int | None], str]:
+        """Role and layer -> tensor; of several, the first."""
+        found: dict[tuple[str, int | None], str] = {}
+        for tensor, role in self.by_tensor.items():
+            found.setdefault((role.name, role.layer), tensor)
+        return found
 
 
 @cache
@@ -150,90 +137,192 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
     return _NUMBER.sub("{}", name, MAX_NUMBERS), tuple(int(number[0]) for number in numbers)
 
 
-def assign_roles(tensors: Iterable[TensorInfo]) -> Roles:
+def assign_roles(tensors: Iterable[TensorInfo], model_types: Container[str] = ()) -> Roles:
     """The roles of all tensors that a scheme explains, else the inferred ones.
 
-    The tower with the most layered tensors speaks for the model; the roles of further towers begin with
-    ``tower2.``, ``tower3.``: the same names under another prefix are another part of the model.
+    ``model_types``: what the configuration calls the model; decides only between schemes of the same names.
+
+    The tower that reads tokens speaks for the model, else the one with the most values; the roles of further towers
+    begin with ``tower2.``, ``tower3.``: the same names under another prefix are another part of the model.
     """
     infos = list(tensors)
-    forms = {info.name: _forms(info.name) for info in infos}
+    towers = _towers(infos, model_types)
+    if sum(len(match) for _, match in towers) < MIN_COVERAGE * len(infos):
+        towers = []
+    if len(towers) > 1:
+        sizes = {info.name: info.size for info in infos}
+        towers.sort(key=lambda tower: _weight(tower[1], sizes), reverse=True)
     found: dict[str, Role] = {}
     stacks: dict[str, Scheme] = {}
-    while forms and len(stacks) < MAX_TOWERS:
-        matches = ((scheme, _match(scheme, forms)) for scheme in schemes())
-        scheme, match = max(matches, key=lambda entry: (len(entry[1]), not entry[0].is_variant))
-        if len(match) < (MIN_TOWER if stacks else max(1, MIN_COVERAGE * len(infos))):
-            break
-        stack = f"tower{len(stacks) + 1}" if stacks else ""
+    for place, (scheme, match) in enumerate(towers, start=1):
+        stack = f"tower{place}" if place > 1 else ""
         stacks[stack] = scheme
         found.update({name: _in_stack(role, stack) for name, role in match.items()})
-        forms = {name: variants for name, variants in forms.items() if name not in match}
     rest = [info for info in infos if info.name not in found]
     by_tensor = {**_infer(rest, {role.name for role in found.values()}, len(stacks)), **found}
     return Roles(by_tensor, stacks)
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """A name without its first components; ``pattern`` has its first number replaced, which is the layer."""
-
-    prefix: str
-    rest: str
-    pattern: str | None
-    layer: int | None
-
-
-def _forms(name: str) -> list[_Form]:
-    """The name with 0, 1, 2 ... leading components removed. None of a name longer than any real one."""
-    parts = name.split(".")
-    if len(parts) > MAX_COMPONENTS:
-        return []
-    found = []
-    for cut in range(min(len(parts), 6)):
-        rest = parts[cut:]
-        prefix = ".".join(parts[:cut])
-        place = next((k for k, part in enumerate(rest) if part.isdecimal()), None)
-        if place is None or len(rest[place]) > 5:
-            found.append(_Form(prefix, ".".join(rest), None, None))
-            continue
-        pattern = ".".join([*rest[:place], "{}", *rest[place + 1 :]])
-        found.append(_Form(prefix, ".".join(rest), pattern, int(rest[place])))
-    return found
-
-
-def _match(scheme: Scheme, forms: Mapping[str, Sequence[_Form]]) -> dict[str, Role]:
-    """Names of one tower that the scheme explains, all below one common prefix (or a parent of it)."""
-    found: dict[str, tuple[str, Role]] = {}
-    for name, variants in forms.items():
-        hit = _lookup(scheme, variants)
-        if hit is not None:
-            found[name] = hit
-    layered = Counter(prefix for prefix, role in found.values() if role.layer is not None)
-    if not layered:
-        return {}
-    tower = layered.most_common(1)[0][0]
-    return {name: role for name, (prefix, role) in found.items() if _is_above(prefix, tower)}
-
-
-def _is_above(prefix: str, tower: str) -> bool:
-    return not prefix or tower == prefix or tower.startswith(prefix + ".")
+def _weight(match: Mapping[str, Role], sizes: Mapping[str, int]) -> tuple[bool, int]:
+    return any(role.name == "embed" for role in match.values()), sum(sizes[name] for name in match)
 
 
 def _in_stack(role: Role, stack: str) -> Role:
     return replace(role, name=f"{stack}.{role.name}") if stack else role
 
 
-def _lookup(scheme: Scheme, forms: Sequence[_Form]) -> tuple[str, Role] | None:
-    """Prefix and role by the first form that the scheme knows."""
-    for form in forms:
-        role = scheme.roles.get(form.rest)  # patterns whose numbers are part of the name (layer.0 of T5)
-        if role is not None:
-            return form.prefix, Role(role, transposed=role in scheme.transposed)
-        role = None if form.pattern is None else scheme.roles.get(form.pattern)
-        if role:
-            return form.prefix, Role(role, form.layer, transposed=role in scheme.transposed)
-    return None
+class _Hit(NamedTuple):
+    """A pattern that explains a name, for those of its schemes that no better pattern serves."""
+
+    prefix: str
+    cut: int
+    pattern: Pattern
+    schemes: tuple[int, ...]
+
+
+_Names = list[tuple[str, tuple[str, ...]]]
+"""Names that the same patterns explain below the same prefixes, and their components."""
+
+
+def _towers(infos: Sequence[TensorInfo], model_types: Container[str]) -> list[tuple[Scheme, dict[str, Role]]]:
+    """Which scheme explains which tensors, one tower at a time, the one of most tensors first."""
+    groups = _groups(info.name for info in infos)
+    found: list[tuple[Scheme, dict[str, Role]]] = []
+    allowed = {
+        number
+        for number, scheme in enumerate(schemes())
+        if not scheme.model_types or any(name in model_types for name in scheme.model_types)
+    }
+    while groups and len(found) < MAX_TOWERS:
+        number, tower = _best_tower(groups, allowed)
+        match: dict[str, Role] = {}
+        kept = {}
+        for hits, names in groups.items():
+            hit = next((hit for hit in hits if number in hit.schemes), None)
+            if hit is None or not _is_above(hit.prefix, tower):
+                kept[hits] = names
+                continue
+            for name, parts in names:
+                match[name] = _role(hit, parts, schemes()[number])
+        if len(match) < min(MIN_TOWER, max(1, MIN_COVERAGE * len(infos))):
+            break
+        found.append((schemes()[number], match))
+        groups = kept
+    return found
+
+
+def _groups(names: Iterable[str]) -> dict[tuple[_Hit, ...], _Names]:
+    """Names by what explains them; names that nothing explains are left out."""
+    known: dict[tuple[str, ...], _Fit] = {}
+    groups: dict[tuple[tuple[str, ...], tuple[_Served, ...]], _Names] = defaultdict(list)
+    for name in names:
+        parts = tuple(name.split("."))
+        if len(parts) > MAX_COMPONENTS:
+            continue
+        if parts[-1] in _FLAX_LEAVES or (parts[-1] == "scale" and _NORM.search(".".join(parts[-2:]))):
+            parts = (*parts[:-1], "weight")
+        shape = template(parts)
+        fit = known.get(shape)
+        if fit is None:
+            fit = known[shape] = _fit(shape)
+        served = _served(fit.candidates, parts) if fit.served is None else fit.served
+        if served:
+            prefixes = tuple(".".join(parts[:cut]) for cut, *_ in served)
+            groups[prefixes, served].append((name, parts))
+    return _frequent(
+        {
+            tuple(_Hit(prefix, *each) for prefix, each in zip(*key, strict=True)): members
+            for key, members in groups.items()
+        }
+    )
+
+
+_Candidate = tuple[int, Pattern]
+"""How many components come before a pattern, and the pattern."""
+_Served = tuple[int, Pattern, tuple[int, ...]]
+"""The same, and the schemes that no better pattern serves."""
+
+
+class _Fit(NamedTuple):
+    """What fits names of one template. ``served`` is None when it depends on the numbers of the name."""
+
+    candidates: tuple[_Candidate, ...]
+    served: tuple[_Served, ...] | None
+
+
+def _fit(shape: tuple[str, ...]) -> _Fit:
+    """Patterns that fit, those with fewest components before them first."""
+    found = tuple(
+        (cut, pattern)
+        for cut in range(min(len(shape), MAX_PREFIX + 1))
+        for pattern in index().get(".".join(shape[cut:]), ())
+    )
+    fixed = not any(pattern.literals for _, pattern in found)
+    return _Fit(found, _served(found, shape) if fixed else None)
+
+
+def _served(candidates: Sequence[_Candidate], parts: tuple[str, ...]) -> tuple[_Served, ...]:
+    served: set[int] = set()
+    found = []
+    for cut, pattern in candidates:
+        if all(parts[cut + place] == text for place, text in pattern.literals):
+            free = tuple(number for number in pattern.schemes if number not in served)
+            served.update(free)
+            if free:
+                found.append((cut, pattern, free))
+    return tuple(found)
+
+
+def _frequent(groups: Mapping[tuple[_Hit, ...], _Names]) -> dict[tuple[_Hit, ...], _Names]:
+    """The groups below prefixes that may be towers: a stranger's file may hold a prefix per tensor."""
+    layered: Counter[str] = Counter()
+    for hits, names in groups.items():
+        for hit in hits:
+            layered[hit.prefix] += 0 if hit.pattern.layer is None else len(names)
+    if len(layered) <= MAX_PREFIXES:
+        return dict(groups)
+    above = {""}
+    for prefix, _ in layered.most_common(MAX_PREFIXES):
+        parts = prefix.split(".")
+        above.update(".".join(parts[: count + 1]) for count in range(len(parts)))
+    return {hits: names for hits, names in groups.items() if any(hit.prefix in above for hit in hits)}
+
+
+def _best_tower(groups: Mapping[tuple[_Hit, ...], _Names], allowed: Container[int]) -> tuple[int, str]:
+    """Scheme and prefix of the tower that explains most names; among equals the plainest scheme."""
+    layered: dict[int, Counter[str]] = defaultdict(Counter)
+    whole: dict[int, Counter[str]] = defaultdict(Counter)
+    for hits, names in groups.items():
+        for hit in hits:
+            for number in hit.schemes:
+                whole[number][hit.prefix] += len(names)
+                if hit.pattern.layer is not None:
+                    layered[number][hit.prefix] += len(names)
+    best, choice = (0, False, False, 0, False), (0, "")
+    for number in sorted(layered):
+        if number not in allowed:
+            continue
+        tower = layered[number].most_common(1)[0][0]
+        count = sum(size for prefix, size in whole[number].items() if _is_above(prefix, tower))
+        scheme = schemes()[number]
+        plain = (not scheme.is_variant, -len(scheme.roles), not scheme.norm_after)
+        score = (count, bool(scheme.model_types), *plain)
+        if score > best:
+            best, choice = score, (number, tower)
+    return choice
+
+
+def _role(hit: _Hit, parts: tuple[str, ...], scheme: Scheme) -> Role:
+    role = hit.pattern.role
+    layer, expert = (
+        None if place is None else int(parts[hit.cut + place])
+        for place in (hit.pattern.layer, hit.pattern.expert)
+    )
+    return Role(role, layer, expert, role in scheme.transposed)
+
+
+def _is_above(prefix: str, tower: str) -> bool:
+    return not prefix or tower == prefix or tower.startswith(prefix + ".")
 
 
 _Groups = Mapping[str, Sequence[tuple[tuple[int, ...], TensorInfo]]]
@@ -287,8 +376,8 @@ def _infer_layers(groups: _Groups, taken: set[str], stack: str) -> dict[str, Rol
         taken.add(role)
         varying = _varying(members) or [0]
         for numbers, info in members:
-            rest = [str(numbers[place]) for place in varying[1:]]  # experts of a layer
-            found[info.name] = Role(".".join([role, *rest]) if rest else role, numbers[varying[0]])
+            expert = numbers[varying[1]] if len(varying) > 1 else None
+            found[info.name] = Role(role, numbers[varying[0]], expert)
     return found
 
 

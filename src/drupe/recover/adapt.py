@@ -14,8 +14,8 @@ from drupe.readers.interface import Absent, Layout
 from drupe.signals.sketch.facts import extract
 from drupe.subject import Subject
 
-Reading = tuple[tuple[int, int, int, bool], ...]
-"""Per matrix of one tensor: first row, rows, columns, transposed."""
+Reading = tuple[Matrix, ...]
+"""The matrices of one tensor, without its name."""
 
 
 def adapt(subject: Subject, other: Subject) -> Subject:
@@ -47,7 +47,7 @@ def _readings(model: Model) -> dict[tuple[int, ...], set[Reading]]:
             by_tensor[matrix.tensor].append(matrix)
     found: dict[tuple[int, ...], set[Reading]] = defaultdict(set)
     for tensor, group in by_tensor.items():
-        reading = tuple((m.row_start, m.rows, m.columns, m.transposed) for m in group)
+        reading = tuple(replace(matrix, tensor="", role=None, layer=None) for matrix in group)
         found[model.weights.tensors[tensor].shape].add(reading)
     return found
 
@@ -58,7 +58,4 @@ def _read_like(model: Model, matrix: Matrix, readings: dict[tuple[int, ...], set
     known = readings.get(info.shape, set())
     if len(known) != 1 or info.layout is not Layout.UNKNOWN:  # a graph says how its weights are used
         return [matrix]
-    return [
-        Matrix(matrix.tensor, rows, columns, start, transposed)
-        for start, rows, columns, transposed in next(iter(known))
-    ]
+    return [replace(part, tensor=matrix.tensor) for part in next(iter(known))]

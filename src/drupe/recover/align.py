@@ -28,6 +28,7 @@ from drupe.recover.units import (
 )
 from drupe.roles import is_table_role
 from drupe.signals.sketch.bits import window
+from drupe.signals.sketch.spread import is_sampled
 
 MOVED_CHANGE = 0.5
 """Relative change below which rows are taken to stand where they stood."""
@@ -165,7 +166,7 @@ def _folded(parts: Parts, place: tuple[str, int | None], values: FloatArray) -> 
 def _layer(
     a: Parts, b: Parts, i: int, j: int, plan: Plan, controls: dict[str, float]
 ) -> Iterator[AlignedPair]:
-    roles = sorted({role for role, layer in a.places if layer == i})
+    roles = sorted({role for role, layer in a.places if layer == i and (plan.full or is_sampled(role))})
     pairs = {role: _plain(a, b, (role, i), (role, j), plan) for role in roles}
     found = {}
     for role, pair in pairs.items():
@@ -174,7 +175,8 @@ def _layer(
                 controls[role] = _control(b, pair, j, plan)
             found[role] = replace(pair, control=controls.get(role, 0.0))
     if plan.full:
-        found = _undo_units(found)
+        for stack in sorted({role[: -len("up")] for role in found if role.rpartition(".")[2] == "up"}):
+            found = _undo_units(found, stack)
         for role in ("q", "k", "v", "o"):
             if role in found and not _in_place(found[role]):
                 found[role] = _undo_rows(found[role], columns=role == "o")
@@ -218,9 +220,9 @@ def relative_change(pair: AlignedPair) -> float:
     return float(np.linalg.norm(pair.suspect_values - pair.source_values)) / norm if norm else 0.0
 
 
-def _undo_units(found: dict[str, AlignedPair]) -> dict[str, AlignedPair]:
-    """FFN units: the map is found on one matrix and tested on another, then applied to all."""
-    votes = [role for role in ("gate", "up", "down") if role in found]
+def _undo_units(found: dict[str, AlignedPair], stack: str) -> dict[str, AlignedPair]:
+    """FFN units of one stack or expert: the map is found on one matrix and tested on another, then applied to all."""
+    votes = [role for name in ("gate", "up", "down") if (role := stack + name) in found]
     if len(votes) < 2 or all(_in_place(found[role]) for role in votes):
         return found
     first, second = votes[0], votes[1]
@@ -231,7 +233,7 @@ def _undo_units(found: dict[str, AlignedPair]) -> dict[str, AlignedPair]:
         return found
     undone = dict(found)
     for role in votes:
-        undone[role] = _move(found[role], rows, columns=role == "down", z=z)
+        undone[role] = _move(found[role], rows, columns=role == f"{stack}down", z=z)
     return undone
 
 

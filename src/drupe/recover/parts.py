@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ OUTPUT_ROLES = ("o", "down")
 """Matrices whose rows live in the residual stream."""
 HIDDEN_ROLES = INPUT_ROLES + OUTPUT_ROLES
 TOKEN_ROLES = ("embed", "head")
+AFTER_NORM1 = ("q", "k", "v", "q_a", "kv_a")
+_SHARING = re.compile(r"(?:^|\.)(?:experts\.[0-9]+|shared)$")
+"""Experts share the norm of their layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +46,16 @@ class Parts:
     def gain(self, role: str, layer: int | None) -> NDArray[np.float32] | None:
         """The norm gain in front of a matrix, or None (post-norm models, unknown names)."""
         scheme = self.model.roles.scheme_of(role)
-        if scheme is None or scheme.norm_after:
+        if scheme is None or scheme.norm_after or isinstance(self.model.weights, Absent):
             return None
-        stack, _, last = role.rpartition(".")
-        norm = "norm1" if last in ("q", "k", "v") else "norm2" if layer is not None else "final_norm"
-        wanted = f"{stack}.{norm}" if stack else norm
-        for tensor, known in self.model.roles.by_tensor.items():
-            if known.name == wanted and known.layer == layer and not isinstance(self.model.weights, Absent):
-                return self.model.load_vector(tensor)
+        inside, _, last = role.rpartition(".")
+        stack = _SHARING.sub("", inside)
+        norm = "norm1" if last in AFTER_NORM1 else "norm2" if layer is not None else "final_norm"
+        for name in (norm, "norm1") if layer is not None else (norm,):  # attention and FFN may share one norm
+            tensor = self.model.roles.tensors.get((f"{stack}.{name}" if stack else name, layer))
+            if tensor is not None:
+                gain: NDArray[np.float32] = self.model.load_vector(tensor) + np.float32(scheme.norm_offset)
+                return gain
         return None
 
 

@@ -142,12 +142,17 @@ def skipped(key: str) -> ProfileResult:
 
 
 def _vote_roles(a: Parts, b: Parts) -> tuple[str, str] | None:
-    """The two FFN roles that vote, in the first stack that both sides have (encoder before decoder)."""
-    for stack in ("", "encoder.", "decoder."):
+    """The two FFN roles that vote, in the stack with most layers on both sides (encoder before decoder).
+
+    Of a mixture the first expert votes, unless more layers are dense.
+    """
+    best: tuple[int, tuple[str, str] | None] = (0, None)
+    for stack in ("", "encoder.", "decoder.", "experts.0."):
         kinds = [_votes_of({role for role, _ in parts.places}, stack) for parts in (a, b)]
         if kinds[0] is not None and kinds[0] == kinds[1]:
-            return kinds[0]
-    return None
+            depth = min(sum(role == kinds[0][1] for role, _ in parts.places) for parts in (a, b))
+            best = max(best, (depth, kinds[0]), key=lambda entry: entry[0])
+    return best[1]
 
 
 def _votes_of(roles: set[str], stack: str) -> tuple[str, str] | None:

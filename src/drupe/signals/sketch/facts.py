@@ -12,6 +12,7 @@ from drupe.model import Block, Matrix, Model
 from drupe.readers.interface import FloatArray
 from drupe.roles import is_layer_role, is_table_role
 from drupe.signals.sketch.bits import DIGEST_BYTES, WORDS, rows, sketch_bits, span, value_digest
+from drupe.signals.sketch.spread import sample_experts
 from drupe.uninformative import State, classify, is_fixed_transform
 
 MAX_TRANSFORM = 1 << 20
@@ -46,8 +47,11 @@ def sample_block(matrix: Matrix) -> Block:
 
 
 def extract(model: Model, matrices: Sequence[Matrix] | None = None) -> WeightFacts:
-    """Sketch every matrix (or the given ones) of a model in one pass: a few rows of one span each."""
-    chosen = model.matrices if matrices is None else tuple(matrices)
+    """Sketch every matrix (or the given ones) of a model in one pass: a few rows of one span each.
+
+    Of a mixture, the matrices of a few experts of each layer.
+    """
+    chosen = sample_experts(model.matrices) if matrices is None else tuple(matrices)
     blocks = model.read([sample_block(matrix) for matrix in chosen]) if chosen else []
     facts = facts_from_blocks(chosen, blocks)
     for place, matrix in enumerate(chosen):
