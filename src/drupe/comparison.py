@@ -16,6 +16,7 @@ from drupe.model import Model
 from drupe.name_groups import Named, expand
 from drupe.readers.interface import Absent, TensorInfo
 from drupe.recover.adapt import adapt
+from drupe.recover.adapters import Declared, Deltas, adapter_findings, against_base, compare_deltas
 from drupe.recover.findings import Lineage
 from drupe.recover.lineage import investigate
 from drupe.signals import declared, names, structure
@@ -71,11 +72,15 @@ class Comparison:
     lineage: Lineage | None
     level: str
     findings: tuple[Finding, ...]
+    declared_base: Declared | None = None
+    """When exactly one side is an adapter: whether it fits the other and names it."""
+    deltas: Deltas | None = None
+    """When both sides are opened adapters: what they add to their bases, compared."""
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # damage of a model is a state, not a warning
-def compare(suspect: Subject, source: Subject, budget: Budget = AUTO) -> Comparison:
-    """Run every signal that applies to two subjects."""
+def compare(suspect: Subject, source: Subject, budget: Budget = AUTO, *, deep: bool = True) -> Comparison:
+    """Run every signal that applies to two subjects; not ``deep``: nothing that needs the tensors of both."""
     suspect, source = adapt(suspect, source), adapt(source, suspect)
     a, b = suspect.fingerprint, source.fingerprint
     level = coverage_level(suspect, source, budget)
@@ -86,11 +91,17 @@ def compare(suspect: Subject, source: Subject, budget: Budget = AUTO) -> Compari
     said = declared.compare(a.declared, b.declared, suspect.texts)
     same, identity = _identity(a, b)
     sketches = sketch.compare(a.weights, b.weights)
-    lineage, deep = _deep(suspect, source, sketches, level, budget)
+    against, deltas = against_base(suspect, source), _deltas(suspect, source)
+    lineage: Lineage | None = None
+    weights = sketches.findings
+    if a.adapter is not None or b.adapter is not None:
+        weights = adapter_findings(deltas)
+    elif deep:
+        lineage, more = _deep(suspect, source, sketches, level, budget)
+        weights += more
     findings = (
         identity,
-        *sketches.findings,
-        *deep,
+        *weights,
         *(named.findings if named else ()),
         *structures.findings,
         *vocabulary_findings,
@@ -98,8 +109,28 @@ def compare(suspect: Subject, source: Subject, budget: Budget = AUTO) -> Compari
         *said.findings,
     )
     return Comparison(
-        a, b, named, structures, vocabularies, code, said, same, sketches, lineage, level, findings
+        a,
+        b,
+        named,
+        structures,
+        vocabularies,
+        code,
+        said,
+        same,
+        sketches,
+        lineage,
+        level,
+        findings,
+        against,
+        deltas,
     )
+
+
+def _deltas(suspect: Subject, source: Subject) -> Deltas | None:
+    a, b = suspect.model, source.model
+    if a is None or b is None or a.adapter is None or b.adapter is None:
+        return None
+    return compare_deltas(a, b)
 
 
 def coverage_level(suspect: Subject, source: Subject, budget: Budget) -> str:

@@ -11,16 +11,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata, resources
 
-from drupe.diagnose import Diagnosis, Transformation
+from drupe.diagnose import Diagnosis, PartResult, Transformation
 from drupe.document_schema import Checker
 from drupe.errors import FormatError
 from drupe.messages import Message
 from drupe.readers.strict_json import Json, as_object, parse_json
 from drupe.signals.interface import Failed, Finding, Measured, Skipped
-from drupe.verdict import Verdict
+from drupe.verdict import Relation, Verdict, weights_relation
 
-SCHEMA = "drupe/report/1.0"
-_MINOR = 0
+SCHEMA = "drupe/report/1.1"
+_MINOR = 1
 KINDS = {"comparison": "report-1.json", "inspection": "inspection-1.json"}
 """Kind of document -> the file of its schema."""
 MAX_BYTES = 64 << 20
@@ -54,10 +54,10 @@ def build(
     diagnosis: Diagnosis,
     *,
     suspect: Mapping[str, Json],
-    source: Mapping[str, Json],
+    sources: Sequence[Mapping[str, Json]],
     coverage: Mapping[str, Json],
 ) -> Report:
-    """The report of one comparison; ``suspect``, ``source`` and ``coverage`` are ready tables."""
+    """The report of one comparison; ``suspect``, ``sources`` and ``coverage`` are ready tables."""
     say = Translations()
     for side in (diagnosis.comparison.suspect, diagnosis.comparison.source):
         say.all(side.absent.values())  # the tables of the sides quote these reasons
@@ -72,7 +72,8 @@ def build(
         "tool": {"name": "drupe", "version": version()},
         "suspect": dict(suspect),
         "coverage": dict(coverage),
-        "source": dict(source),
+        "source": dict(sources[0]),
+        "sources": [dict(source) for source in sources[1:]],
         "components": components,
         "originality": _originality(verdict, say),
         "verdict": {
@@ -98,7 +99,18 @@ def _weights(d: Diagnosis, base: Json) -> dict[str, Json]:
         "shared_fraction": round(d.shared_fraction, 4),
         "transformations": [_transformation(item) for item in d.transformations],
         "direction": d.direction,
-        "parts": [],
+        "parts": [_part(part) for part in d.parts],
+    }
+
+
+def _part(part: PartResult) -> dict[str, Json]:
+    relation = Relation.ABSENT if part.diagnosis is None else weights_relation(part.diagnosis)
+    return {
+        "name": part.name,
+        "relation": relation.value,
+        "share": round(part.share, 4),
+        "source": part.source,
+        "like": part.like,
     }
 
 

@@ -1,7 +1,8 @@
 """The verbs end to end: the one file that knows all stages.
 
-``compare``: locator -> Subject (sources, readers, Model, Fingerprint) -> Comparison -> Diagnosis -> Verdict ->
-Report. The command line and any service call these functions and print what they return.
+``compare``: locator -> Subject (sources, readers, Model, Fingerprint) -> Comparison -> Diagnosis (part by part where
+a model has parts) -> Verdict -> Report. The command line and any service call these functions and print what
+they return.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from pathlib import Path
 
 from drupe import document, evidence, files
 from drupe import fingerprint as fingerprints
+from drupe.assembly import examine
 from drupe.comparison import AUTO, Budget
-from drupe.comparison import compare as compare_subjects
-from drupe.diagnose import diagnose
 from drupe.document import Report
 from drupe.errors import UsageError
 from drupe.inspection import inspection
@@ -34,37 +34,44 @@ def _silent(message: Message) -> None:
 def compare(
     suspect: str,
     source: str,
-    *,
+    *further: str,
     budget: Budget = AUTO,
     offline: bool = False,
     documents: Sequence[Document] = (),
+    adapter: str | None = None,
     notify: Notify = _silent,
 ) -> Report:
-    """The evidence and the verdict on one pair. Raises DrupeError when a side cannot be analysed.
+    """The evidence and the verdict on one suspect. Raises DrupeError when a side cannot be analysed.
 
-    ``documents``: further texts of the suspect that may name the source (file name, content).
+    ``further``: more sources, from which some part of the suspect may come. ``documents``: further texts of the
+    suspect that may name a source (file name, content). ``adapter``: applied to the suspect before it is compared.
     """
+    locators = (source, *further)
     notify(msg("progress.reading", locator=suspect))
-    spread_above = 0 if is_stored(source) else budget.full_below
-    left = open_subject(suspect, offline=offline, documents=documents, spread_above=spread_above)
-    notify(msg("progress.reading", locator=source))
-    right = open_subject(source, offline=offline)
+    spread_above = 0 if all(map(is_stored, locators)) else budget.full_below
+    left = open_subject(
+        suspect, offline=offline, documents=documents, spread_above=spread_above, adapter=adapter
+    )
+    rights = []
+    for locator in locators:
+        notify(msg("progress.reading", locator=locator))
+        rights.append(open_subject(locator, offline=offline))
     notify(msg("progress.comparing"))
-    comparison = compare_subjects(left, right, budget)
-    diagnosis = diagnose(comparison)
+    diagnosis = examine(left, rights, budget)
     return document.build(
         judge(diagnosis),
         diagnosis,
         suspect=describe(suspect, left),
-        source=describe(source, right),
-        coverage=_coverage(left, right, comparison.level),
+        sources=[describe(locator, side) for locator, side in zip(locators, rights, strict=True)],
+        coverage=_coverage((left, *rights), diagnosis.comparison.level),
     )
 
 
-def _coverage(left: Subject, right: Subject, level: str) -> dict[str, Json]:
-    """Bytes and requests of both sides; share of the weight values of both sides that were used."""
-    models = [side.model for side in (left, right) if side.model is not None]
-    total = sum(side.fingerprint.structure.parameters for side in (left, right))
+def _coverage(sides: Sequence[Subject], level: str) -> dict[str, Json]:
+    """Bytes and requests of all sides; share of the weight values of all sides that were used."""
+    models = [side.model for side in sides if side.model is not None]
+    models += [model.applied for model in models if model.applied is not None]
+    total = sum(side.fingerprint.structure.parameters for side in sides)
     used = sum(sum(model.used.values()) for model in models)
     return {
         "bytes_read": sum(model.tree.meter.bytes_read for model in models),
@@ -79,19 +86,23 @@ def sketch(
     output: Path,
     *,
     keep_evidence: Path | None = None,
+    adapter: str | None = None,
     offline: bool = False,
     notify: Notify = _silent,
 ) -> list[Path]:
     """Write the fingerprint of one model to a file, of several into a folder; returns what was written.
 
-    ``keep_evidence``: also preserve headers, configuration, code, card and digests in a new folder.
+    ``keep_evidence``: also preserve headers, configuration, code, card and digests in a new folder. ``adapter``:
+    applied to the one model.
     """
+    if len(models) > 1 and adapter is not None:
+        raise UsageError("--adapter is applied to one model", hint="run drupe sketch once per model")
     if len(models) > 1 and keep_evidence is not None:
         raise UsageError("--evidence keeps one model at a time", hint="run drupe sketch once per model")
     written: list[Path] = []
     for locator in models:
         notify(msg("progress.reading", locator=locator))
-        subject = open_subject(locator, offline=offline)
+        subject = open_subject(locator, offline=offline, adapter=adapter)
         target = output if len(models) == 1 else _unused(output, _stem(locator), written)
         files.write_atomically(target, fingerprints.to_bytes(subject.fingerprint))
         written.append(target)
@@ -112,10 +123,12 @@ def _stem(locator: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in last).strip(".") or "model"
 
 
-def inspect(model: str, *, offline: bool = False, notify: Notify = _silent) -> Report:
-    """What is in one model; nothing is judged."""
+def inspect(
+    model: str, *, adapter: str | None = None, offline: bool = False, notify: Notify = _silent
+) -> Report:
+    """What is in one model, with an adapter applied to it or without; nothing is judged."""
     notify(msg("progress.reading", locator=model))
-    return inspection(model, open_subject(model, offline=offline))
+    return inspection(model, open_subject(model, offline=offline, adapter=adapter))
 
 
 def load_report(path: Path) -> Report:

@@ -10,28 +10,39 @@ from collections.abc import Sequence
 
 from drupe.errors import UsageError
 from drupe.messages import msg
+from drupe.readers.folders import part_folders, without_variants
 from drupe.readers.interface import Absent, WeightFile, check_names
+from drupe.readers.subset import unite
 from drupe.sources.interface import Tree
 
 
 def open_weights(tree: Tree) -> WeightFile | Absent:
-    """The weights of a tree, by the file name; the shallowest file of the best known format."""
-    names = _candidates(tree)
+    """The weights of a tree: of the folders of its parts, else the shallowest file of the best known format."""
+    selected: str | None = getattr(tree, "selected", None)
+    if selected:
+        return _open_best(tree, [selected])
+    parts = {folder: _open_best(tree, _directly_in(tree, folder)) for folder in part_folders(tree)}
+    found = {
+        f"{folder}:" if folder else "": file for folder, file in parts.items() if not isinstance(file, Absent)
+    }
+    return unite(found) if len(found) > 1 else _open_best(tree, list(tree.files()))
+
+
+def _directly_in(tree: Tree, folder: str) -> list[str]:
+    return [name for name in tree.files() if name.rpartition("/")[0] == folder]
+
+
+def _open_best(tree: Tree, files: Sequence[str]) -> WeightFile | Absent:
     for suffix, opener in _OPENERS:
-        fitting = [name for name in names if name.lower().endswith(suffix)]
-        if fitting:
-            file = opener(tree, _shallowest(fitting))
+        fitting = [name for name in files if name.lower().endswith(suffix)]
+        file = opener(tree, without_variants(_shallowest(fitting))) if fitting else None
+        if file is not None:
             check_names(file.tensors, fitting[0])
             return file
-    unread = [name for name in names if name.lower().endswith(_UNREAD)]
+    unread = [name for name in files if name.lower().endswith(_UNREAD)]
     if unread:
         return Absent(msg("part.weights_unread", file=unread[0]))
     return Absent(msg("part.weights_missing"))
-
-
-def _candidates(tree: Tree) -> list[str]:
-    selected: str | None = getattr(tree, "selected", None)
-    return [selected] if selected else list(tree.files())
 
 
 def _shallowest(names: Sequence[str]) -> list[str]:
@@ -56,15 +67,53 @@ def _open_safetensors(tree: Tree, names: Sequence[str]) -> WeightFile:
 
 
 def _open_gguf(tree: Tree, names: Sequence[str]) -> WeightFile:
-    from drupe.readers.gguf import open_gguf
+    from drupe.readers.gguf_split import first_parts, open_gguf_model
 
-    return open_gguf(tree.open(_only(names, "model.gguf")))
+    return open_gguf_model(tree, _only(first_parts(names), "model.gguf"))
 
 
 def _open_onnx(tree: Tree, names: Sequence[str]) -> WeightFile:
     from drupe.readers.onnx import open_onnx
 
     return open_onnx(tree.open(_only(names, "model.onnx")), tree)
+
+
+def _open_msgpack(tree: Tree, names: Sequence[str]) -> WeightFile:
+    from drupe.readers.msgpack_file import open_msgpack
+
+    return open_msgpack([tree.open(name) for name in names])
+
+
+def _open_numpy(tree: Tree, names: Sequence[str]) -> WeightFile:
+    from drupe.readers.numpy_file import open_numpy
+
+    plain = [name for name in names if name.rpartition("/")[2] in ("weights.npz", "model.npz")]
+    return open_numpy([tree.open(name) for name in plain or names])
+
+
+def _open_ctranslate2(tree: Tree, names: Sequence[str]) -> WeightFile | None:
+    """PyTorch files have the same name: None unless it begins as one of CTranslate2."""
+    from drupe.readers.ctranslate2 import is_ctranslate2, open_ctranslate2
+
+    blob = tree.open(names[0])
+    return open_ctranslate2(blob) if is_ctranslate2(blob) else None
+
+
+def _open_torch_index(tree: Tree, names: Sequence[str]) -> WeightFile:
+    from drupe.readers.torch_file import open_index
+
+    return open_index(tree, _only(names, "pytorch_model.bin.index.json"))
+
+
+def _open_torch(tree: Tree, names: Sequence[str]) -> WeightFile | None:
+    """None when no file is one of weights: many other programs call theirs ``.bin``."""
+    from drupe.readers.torch_file import is_torch, open_torch
+    from drupe.readers.torch_names import is_torch_name, weight_files
+
+    chosen = names if getattr(tree, "selected", None) else weight_files(names)
+    blobs = [tree.open(name) for name in chosen]
+    known = [blob for blob in blobs if is_torch_name(blob.name) or is_torch(blob)]
+    return open_torch(known) if known else None
 
 
 def _only(names: Sequence[str], usual: str) -> str:
@@ -84,5 +133,11 @@ _OPENERS = (
     (".safetensors", _open_safetensors),
     (".gguf", _open_gguf),
     (".onnx", _open_onnx),
+    ("model.bin", _open_ctranslate2),
+    (".bin.index.json", _open_torch_index),
+    ((".bin", ".pt", ".pth", ".ckpt"), _open_torch),
+    (".msgpack", _open_msgpack),
+    (".npz", _open_numpy),
+    (".npy", _open_numpy),
 )
-_UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".tflite")
+_UNREAD = (".bin", ".h5", ".keras", ".mlmodel", ".tflite")
