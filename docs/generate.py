@@ -54,6 +54,7 @@ SIGNALS = (
     Signal("weights.profile", "weights", ("recover.profile",), "profile.null"),
     Signal("weights.rows", "weights", ("recover.permuted",), "rows.null"),
     Signal("weights.spectrum", "weights", ("recover.spectrum",), "spectrum.null"),
+    Signal("weights.adapter", "weights", ("recover.adapters",), "adapters.null"),
     Signal("names", "architecture", ("signals.names",), "names.null"),
     Signal("structure.graph", "architecture", ("signals.structure",), "structure.null"),
     Signal("structure.config", "architecture", (), "structure.config_null"),

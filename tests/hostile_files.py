@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from hostile_formats import CASES as FORMATS
+from pickle_corpus import bombs
 from readers.test_gguf_hostile import DAMAGE, LIES
 from readers.test_onnx_hostile import count, initialiser, many, nested, part, tensor
+from readers.test_pickle_stream import EXPLOSIONS as PICKLES
 from zoo_files import Checkpoint, Tensors, save
 
 MODELS = Path(__file__).parent / "models"
@@ -280,7 +282,7 @@ def _folder_tricks() -> dict[str, Hostile]:
         "a name with terminal escapes": Hostile(
             files_of({"\x1b[31m.safetensors": b"x"}), "\\x1b[31m", "malformed", "\x1b[31m.safetensors"
         ),
-        "weights of an unread kind": Hostile(files_of({"pytorch_model.bin": b"\x80\x02."}), "", nothing),
+        "weights of an unread kind": Hostile(files_of({"tf_model.h5": b"\x89HDF"}), "", nothing),
         "too many levels": Hostile(files_of({"d/" * 20 + "config.json": "{}"}), "", "depth of folders"),
         "several GGUF": Hostile(
             files_of({"a.gguf": b"GGUF", "b.gguf": b"GGUF"}), "", "several models in one folder"
@@ -318,6 +320,11 @@ def _registry() -> dict[str, Hostile]:
         )
     for name, (file, build, says) in FORMATS.items():
         found[name] = Hostile(_later(file, build), file, says, costly=True)
+    for name, build in PICKLES.items():
+        file, says = "pytorch_model.bin", "exceeds the limit"
+        found[f"torch: {name}"] = Hostile(_later(file, build), file, says, costly=True)
+    for name, attack in bombs().items():
+        found[f"torch: {name}"] = Hostile(files_of({attack.file: attack.data}), attack.file, ".", costly=True)
     return found | {f"folder: {name}": case for name, case in _folder_tricks().items()}
 
 

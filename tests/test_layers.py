@@ -26,31 +26,40 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("messages", "stats", "model_names", "files"),
     # where bytes come from
     ("sources.interface", "sources.paths", "sources.urls"),
-    ("sources.spans", "sources.transfer"),
+    ("sources.spans", "sources.transfer", "sources.cache"),
+    ("sources.windowed",),
+    ("sources.ranged",),
     ("sources.local", "sources.http"),
-    ("sources.hub",),
+    ("sources.repository",),
+    ("sources.hub", "sources.modelscope", "sources.ollama", "sources.fs"),
     ("sources.locator",),
     # what bytes mean: support first, then one unit per format
-    ("readers.strict_json", "readers.protobuf", "readers.interface"),
-    ("readers.packed", "readers.config"),
-    ("readers.dense",),
+    ("readers.strict_json", "readers.protobuf", "readers.interface", "readers.zip_entries"),
+    ("readers.pickle_*", "readers.shard_index"),
+    ("readers.packed*", "readers.config"),
+    ("readers.dense", "readers.forward"),
     (
+        *("readers.torch_*", "readers.numpy_file", "readers.msgpack_file", "readers.ctranslate2"),
         *("readers.safetensors", "readers.gguf*", "readers.onnx*", "readers.tokenizer.*"),
-        *("readers.card", "readers.code"),
+        *("readers.card", "readers.code", "readers.quantised.*", "readers.adapters.*"),
     ),
+    ("readers.subset", "readers.folders", "readers.slices"),
     ("readers.weights",),
     # a model, seen lazily
-    ("roles", "name_groups", "facts", "uninformative"),
+    ("schemes", "fused", "name_groups", "facts", "uninformative"),
+    ("roles",),
+    ("matrices",),
     ("model",),
     # one unit per signal
     ("signals.interface",),
     ("signals.declared", "signals.names", "signals.structure", "signals.sketch.*", "signals.tokenizer.*"),
     ("fingerprint",),
     ("subject",),
+    ("division",),
     # what needs the tensors of both models
     ("residual", "lattice", "recover.units", "recover.parts", "recover.spectrum", "recover.adapt"),
     ("recover.tokens",),
-    ("recover.profile", "recover.admissible", "recover.contents"),
+    ("recover.profile", "recover.admissible", "recover.contents", "recover.adapters"),
     ("recover.rotation", "recover.profile_opaque", "recover.permuted"),
     ("recover.align",),
     ("recover.refine",),
@@ -60,11 +69,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # judgement
     ("comparison",),
     ("diagnose.*",),
+    ("assembly",),
     ("verdict",),
     ("document_schema",),
     ("document",),
     # one renderer per format, and what several of them need
     ("report.interface", "report.layout", "report.words"),
+    ("report.flags", "report.adapters"),
     ("report.findings", "report.inspection", "report.progress"),
     ("report.terminal", "report.json_text"),
     # the verbs
@@ -78,7 +89,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # The public face names workflows lazily and is imported by nobody for its contents but the version.
 FACE = "drupe"
 PLUG_INS = ("sources", "readers", "signals", "report")
-STAGES = frozenset({"opening", "comparison", "diagnose", "verdict", "document"})
+STAGES = frozenset({"opening", "comparison", "assembly", "verdict", "document"})
 # Which third-party package may be imported where (prefixes of module names); all others nowhere.
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "numpy": ("",),

@@ -160,9 +160,9 @@ def test_several_models_are_the_users_choice(tmp_path: Path, suffix: str) -> Non
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.ckpt", "tf_model.h5", "flax_model.msgpack"])
+@pytest.mark.parametrize("name", ["tf_model.h5", "model.tflite", "noise.bin"])
 def test_weights_that_are_not_read_say_so(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"\x80\x02.")
+    (tmp_path / name).write_bytes(b"\x01\x02.")
     weights = open_weights(LocalTree(tmp_path))
     assert isinstance(weights, Absent)
     assert name in str(weights.reason)

@@ -134,6 +134,12 @@ def _add_verbosity(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-v", "--verbose", action="store_true", help=_say("verbose"))
 
 
+def _add_adapter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--adapter", metavar="LOCATOR", help=msg("adapters.option").text(_language_of_environment())
+    )
+
+
 def _add_offline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help=_say("offline"))
 
@@ -141,6 +147,7 @@ def _add_offline(parser: argparse.ArgumentParser) -> None:
 def _add_inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "inspect")
     parser.add_argument("model", metavar="MODEL", help=_say("locator"))
+    _add_adapter(parser)
     _add_offline(parser)
     _add_output(parser)
     parser.set_defaults(run=run_inspect)
@@ -150,6 +157,10 @@ def _add_compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = _verb(verbs, "compare")
     parser.add_argument("suspect", metavar="SUSPECT", help=_say("locator"))
     parser.add_argument("source", metavar="SOURCE", help=_say("locator"))
+    parser.add_argument(
+        "--source", action="append", default=[], dest="further", metavar="SOURCE", help=_say("further_source")
+    )
+    _add_adapter(parser)
     parser.add_argument("--budget", default="auto", metavar="sample|full|BYTES", help=_say("budget"))
     parser.add_argument("--fail-on", metavar="LABEL[:undisclosed],...", help=_say("fail_on"))
     parser.add_argument(
@@ -167,6 +178,7 @@ def _add_sketch(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "-o", "--output", metavar="FILE", type=Path, required=True, help=_say("sketch_output")
     )
     parser.add_argument("--evidence", metavar="DIR", type=Path, help=_say("evidence"))
+    _add_adapter(parser)
     _add_offline(parser)
     _add_verbosity(parser)
     parser.set_defaults(run=run_sketch)
@@ -191,7 +203,9 @@ def run_inspect(options: argparse.Namespace) -> int:
     from drupe import workflows
 
     with _progress(options) as notify:
-        report = workflows.inspect(options.model, offline=options.offline, notify=notify)
+        report = workflows.inspect(
+            options.model, adapter=options.adapter, offline=options.offline, notify=notify
+        )
     _emit(report, options)
     return OK
 
@@ -206,9 +220,11 @@ def run_compare(options: argparse.Namespace) -> int:
         report = workflows.compare(
             options.suspect,
             options.source,
+            *options.further,
             budget=parse_budget(options.budget),
             offline=options.offline,
             documents=documents,
+            adapter=options.adapter,
             notify=notify,
         )
     _emit(report, options)
@@ -224,6 +240,7 @@ def run_sketch(options: argparse.Namespace) -> int:
             options.models,
             options.output,
             keep_evidence=options.evidence,
+            adapter=options.adapter,
             offline=options.offline,
             notify=notify,
         )

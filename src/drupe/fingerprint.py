@@ -18,6 +18,7 @@ from drupe.facts import from_json, to_json
 from drupe.messages import Message, msg
 from drupe.model import Matrix, Model
 from drupe.name_groups import Named, NameGroup, expand, group_names, template_of
+from drupe.readers.adapters import AdapterFacts
 from drupe.readers.code import CodeFiles
 from drupe.readers.interface import Absent
 from drupe.readers.strict_json import Json, as_object, parse_json
@@ -49,6 +50,8 @@ _KEYS = frozenset(
         *("storage", "tokenizer", "matrices", "absent"),
     }
 )
+_ADAPTER = "adapter"
+"""Key of a header that only adapters have."""
 PARTS = ("weights", "config", "tokenizer", "code", "documents")
 
 
@@ -81,6 +84,8 @@ class Fingerprint:
     tokenizer: tokenizer.TokenizerSketch | None
     weights: WeightFacts
     absent: Mapping[str, Message]
+    adapter: AdapterFacts | None = None
+    """When the weights are an adapter's alone. Its key is left out of the file for all other models."""
 
 
 def extract(model: Model, matrices: Sequence[Matrix] | None = None) -> Fingerprint:
@@ -94,13 +99,23 @@ def extract(model: Model, matrices: Sequence[Matrix] | None = None) -> Fingerpri
     return Fingerprint(
         structure=structure.extract(config, tensors, roles),
         names=names.extract(tensors),
-        declared=declared.extract(model.tree.locator, documents, code, config, metadata),
+        declared=declared.extract(
+            model.tree.locator, documents, code, config, metadata, _adapter_base(model.adapter)
+        ),
         code=_code(code),
         storage=_storage(model),
         tokenizer=None if isinstance(model.tokenizer, Absent) else tokenizer.extract(model.tokenizer),
         weights=extract_weights(model, matrices),
         absent={part: value.reason for part in PARTS if isinstance(value := getattr(model, part), Absent)},
+        adapter=model.adapter,
     )
+
+
+def _adapter_base(adapter: AdapterFacts | None) -> declared.Place | None:
+    if adapter is None or adapter.base is None:
+        return None
+    where = "adapter_config.json" if adapter.layout == "peft" else "header: ss_sd_model_name"
+    return declared.Place(adapter.base, where, 0)
 
 
 def _code(code: CodeFiles | None) -> CodeFacts:
@@ -148,7 +163,9 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
 
 def _header(fingerprint: Fingerprint, groups: tuple[NameGroup, ...]) -> dict[str, Json]:
     vocabulary = fingerprint.tokenizer
+    adapter = {} if fingerprint.adapter is None else {_ADAPTER: to_json(fingerprint.adapter)}
     return {
+        **adapter,
         "sketch_version": SKETCH_VERSION,
         "structure": to_json(fingerprint.structure),
         "names": to_json(fingerprint.names),
@@ -169,14 +186,19 @@ def _named(matrix: Matrix) -> Named:
     _, numbers = template_of(matrix.tensor)
     layer = matrix.layer
     place = 0 if layer is None else 1 + numbers.index(layer) if layer in numbers else -1
-    shape = (matrix.rows, matrix.columns, matrix.row_start, int(matrix.transposed), place)
+    shape: tuple[int, ...] = (matrix.rows, matrix.columns, matrix.row_start, int(matrix.transposed), place)
+    if matrix.run or matrix.expert is not None:
+        shape += (matrix.run, matrix.stride, -1 if matrix.expert is None else matrix.expert)
     return Named(matrix.tensor, shape, matrix.role or "")
 
 
 def _matrix(named: Named) -> Matrix:
-    rows, columns, row_start, transposed, place = named.shape
+    rows, columns, row_start, transposed, place, *further = named.shape
     layer = template_of(named.name)[1][place - 1] if place > 0 else None
-    return Matrix(named.name, rows, columns, row_start, bool(transposed), named.dtype or None, layer)
+    run, stride, expert = further or (0, 0, -1)
+    role = named.dtype or None
+    inside = (run, stride, None if expert < 0 else expert)
+    return Matrix(named.name, rows, columns, row_start, bool(transposed), role, layer, *inside)
 
 
 def from_bytes(data: bytes, where: str) -> Fingerprint:
@@ -203,8 +225,9 @@ def from_bytes(data: bytes, where: str) -> Fingerprint:
 
 
 def _parse(header: dict[str, Json], sample: bytes, records: bytes, where: str) -> Fingerprint:
-    if set(header) != _KEYS:
-        raise FormatError(f"unknown or missing keys {sorted(set(header) ^ _KEYS)[:5]}", where=where)
+    if set(header) - {_ADAPTER} != _KEYS:
+        odd = (set(header) - {_ADAPTER}) ^ _KEYS
+        raise FormatError(f"unknown or missing keys {sorted(odd)[:5]}", where=where)
     vocabulary = None
     if header["tokenizer"] is None and sample:
         raise FormatError("a sample of no tokenizer", where=where)
@@ -222,6 +245,7 @@ def _parse(header: dict[str, Json], sample: bytes, records: bytes, where: str) -
         tokenizer=vocabulary,
         weights=_weights(header["matrices"], records, where),
         absent=_absent(header["absent"], where),
+        adapter=from_json(AdapterFacts, header[_ADAPTER], where) if _ADAPTER in header else None,
     )
 
 

@@ -10,7 +10,7 @@ from drupe.document import SCHEMA, Report, Translations, version
 from drupe.fingerprint import Fingerprint
 from drupe.opening import describe
 from drupe.readers.strict_json import Json
-from drupe.roles import schemes
+from drupe.schemes import schemes
 from drupe.subject import Subject
 from drupe.uninformative import State
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from drupe import fingerprint as fingerprints
-from drupe.errors import LocatorError, SourceError, UnsafePathError, UsageError
+from drupe.errors import LocatorError, SourceError, UnsafePathError, UnsupportedError, UsageError
 from drupe.facts import to_json
 from drupe.files import read_bounded
 from drupe.fingerprint import Fingerprint
@@ -78,6 +78,13 @@ def is_remote(tree: Tree) -> bool:
 def check_analysable(model: Model) -> None:
     """Raise LocatorError when a folder holds no part of a model at all."""
     parts = (model.weights, model.config, model.tokenizer, model.code)
+    unread = isinstance(model.weights, Absent) and model.weights.reason.key == "adapters.none_read"
+    if unread and all(isinstance(part, Absent) for part in parts):
+        raise UnsupportedError(
+            str(getattr(model.weights, "reason", "")),
+            where=model.tree.locator,
+            hint="merge it into its base with its own library, then compare the merged model",
+        )
     if all(isinstance(part, Absent) for part in parts):
         raise LocatorError(
             "no part of a model was found here (weights, config, tokenizer or code)",

@@ -155,6 +155,8 @@ def weights_relation(d: Diagnosis) -> Relation:
 
 
 def _relation_of_descent(d: Diagnosis) -> Relation:
+    if Kind.ADAPTER in d.kinds and not d.shared_fraction:
+        return Relation.DERIVED  # by its own declaration: nothing of its values is inherited
     if d.shared_fraction < WHOLE:
         return Relation.PARTIAL
     if d.unchanged and not d.kinds - {Kind.RENAMED, Kind.RESHARDED}:
@@ -164,6 +166,8 @@ def _relation_of_descent(d: Diagnosis) -> Relation:
 
 def _architecture(c: Comparison) -> ComponentVerdict:
     a, b = c.suspect, c.source
+    if a.adapter is not None or b.adapter is not None:
+        return ComponentVerdict(Relation.ABSENT, (msg("adapters.no_architecture"),))
     if not (a.structure.matrices or a.structure.canonical) or not (
         b.structure.matrices or b.structure.canonical
     ):
@@ -223,6 +227,8 @@ def _originality(d: Diagnosis, components: Mapping[Component, ComponentVerdict])
 
 def _summary(label: Label, components: Mapping[Component, ComponentVerdict], d: Diagnosis) -> Message:
     relation = components[Component.WEIGHTS].relation
+    if Kind.ADAPTER in d.kinds:
+        return msg("adapters.summary")
     if label is Label.DERIVATIVE and relation is Relation.PARTIAL:
         return msg("verdict.summary_partial", share=f"{d.shared_fraction:.0%}")
     if label is Label.SAME_DESIGN and relation is Relation.SHARED_INITIALISATION:

@@ -7,58 +7,25 @@ zeros on stored values, then scale, then noise against training.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from drupe.comparison import Comparison
+from drupe.diagnose.adapter import diagnose_adapter
 from drupe.diagnose.changes import transformations_of
 from drupe.diagnose.kinds import Kind, Transformation
 from drupe.diagnose.origin import Origin, origin_of
+from drupe.diagnose.result import Diagnosis
 from drupe.messages import Message, msg
 from drupe.recover.units import SIGNIFICANT_Z
 from drupe.uninformative import State
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """The conclusions about the weights; the other components are read from the comparison."""
-
-    comparison: Comparison
-    origin: Origin
-    transformations: tuple[Transformation, ...]
-    unchanged: bool
-    shared_fraction: float
-    direction: str
-    log10_p: float | None
-    reasons: tuple[Message, ...]
-    caveats: tuple[Message, ...]
-    parts: tuple[PartResult, ...] = ()
-    """The parts of a model that was judged part by part; none when it is one whole."""
-
-    @property
-    def kinds(self) -> frozenset[Kind]:
-        """The kinds of all transformations."""
-        return frozenset(item.kind for item in self.transformations)
-
-
-@dataclass(frozen=True, slots=True)
-class PartResult:
-    """One part of the suspect against the part of a source that is most like it.
-
-    ``share`` is of the suspect's parameters; ``source`` the number of the source, ``like`` the name of its part;
-    ``diagnosis`` None: no source has a part that could correspond.
-    """
-
-    name: str
-    share: float
-    source: int | None = None
-    like: str | None = None
-    diagnosis: Diagnosis | None = None
-
-
 def diagnose(comparison: Comparison) -> Diagnosis:
     """Draw the conclusions that the findings carry, and no others."""
+    adapter = diagnose_adapter(comparison)
+    if adapter is not None:
+        return adapter
     origin, reasons, log10_p = origin_of(comparison)
     if origin is not Origin.DESCENT:
         caveats = _damage(comparison)

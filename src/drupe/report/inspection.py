@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.cells import cell_len
 
 from drupe.readers.strict_json import Json
+from drupe.report.adapters import adapter_lines
+from drupe.report.flags import flag_lines
 from drupe.report.layout import Page
 from drupe.report.words import Table, Words, number, rows, table
 
@@ -53,7 +55,7 @@ def _parts(words: Words, model: Table) -> list[str]:
         if state != "present":
             reason = words.sentence(str(state).removeprefix("absent: "))
             lines.append(words("report.side.absent", part=words.name("report.part", part), reason=reason))
-    return lines
+    return [*lines, *adapter_lines(words, model), *flag_lines(words, model)]
 
 
 def _architecture(words: Words, architecture: Table) -> list[str]:

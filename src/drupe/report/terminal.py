@@ -9,7 +9,9 @@ from rich.cells import cell_len
 from drupe.document import Report
 from drupe.messages import Language
 from drupe.readers.strict_json import Json
+from drupe.report.adapters import adapter_lines
 from drupe.report.findings import is_cut, show_fields, show_measured, show_others
+from drupe.report.flags import flag_lines
 from drupe.report.inspection import render_inspection
 from drupe.report.interface import Options
 from drupe.report.layout import Page, printable
@@ -42,6 +44,7 @@ def render(report: Report, language: Language, options: Options) -> str:
         _headline,
         _sides,
         _components,
+        _parts,
         _done,
         _findings,
         _caveats,
@@ -96,15 +99,10 @@ def _own(words: Words, own: Table) -> str:
 
 def _sides(page: Page, words: Words, report: Report, options: Options) -> None:
     page.blank()
-    titles = {"suspect": words("report.suspect"), "source": words("report.source")}
-    show_fields(
-        page,
-        [
-            (title, line)
-            for key, title in titles.items()
-            for line in _side(words, table(report[key]), options)
-        ],
-    )
+    sources = [table(report["source"]), *tables(report.get("sources", []))]
+    sides = [(words("report.suspect"), table(report["suspect"]))]
+    sides += [(words("report.source"), source) for source in sources]
+    show_fields(page, [(title, line) for title, side in sides for line in _side(words, side, options)])
 
 
 def _side(words: Words, side: Table, options: Options) -> list[str]:
@@ -122,6 +120,7 @@ def _side(words: Words, side: Table, options: Options) -> list[str]:
         if state != "present":
             reason = words.sentence(state.removeprefix("absent: "))
             lines.append(words("report.side.absent", part=part, reason=reason))
+    lines += [*adapter_lines(words, side), *flag_lines(words, side)]
     if side["digest"] is not None:
         method, _, digest = str(side["digest"]).rpartition(":")
         short = digest if options.verbose or len(digest) <= DIGEST else f"{digest[:DIGEST]}..."
@@ -172,13 +171,25 @@ def _done(page: Page, words: Words, report: Report, options: Options) -> None:
         proven = words("report.weights.share", share=share, log10_p=tested)
     page.paragraph(proven, indent=2)
     page.paragraph(words(f"report.direction.{weights['direction']}"), indent=2)
-    parts = [
-        [str(part["name"]), words.name("report.relation", str(part["relation"])), percent(part["share"])]
-        for part in tables(weights["parts"])
-    ]
-    if parts:
-        names = ("report.part_column", "report.relation_column", "report.share_column")
-        _grid(page, [words(name) for name in names], parts)
+
+
+def _parts(page: Page, words: Words, report: Report, options: Options) -> None:
+    """The parts of a model that was judged part by part."""
+    parts = list(tables(table(table(report["components"])["weights"])["parts"]))
+    if not parts:
+        return
+    page.heading(words("report.parts"))
+    sources = [table(report["source"]), *tables(report.get("sources", []))]
+    lines = []
+    for part in parts:
+        like, place = part.get("like"), part.get("source")
+        origin = "-"
+        if isinstance(like, str) and isinstance(place, int) and 0 <= place < len(sources):
+            origin = like if len(sources) == 1 else f"{sources[place]['locator']}: {like}"
+        relation = words.name("report.relation", str(part["relation"]))
+        lines.append([str(part["name"]), relation, percent(part["share"]), origin])
+    names = ("report.part_column", "report.relation_column", "report.share_column", "report.like_column")
+    _grid(page, [words(name) for name in names], lines)
 
 
 def _transformation(page: Page, words: Words, change: Table, options: Options) -> None:

@@ -241,8 +241,8 @@ def source_names(source: DeclaredFacts) -> tuple[str, ...]:
 def declared_base(adapter: DeclaredFacts, base: DeclaredFacts) -> Place | None:
     """Where an adapter names this very model as its base: the whole name, not one that contains it.
 
-    Stricter than disclosure: this name carries a verdict. Only the names by which the model was found count, not those
-    that tools left in its files; two hub ids must agree in their organisation.
+    Stricter than disclosure: this name carries a verdict. Only the names by which the model was found count, not
+    those that tools left in its files; two hub ids must agree in their organisation.
     """
     theirs = {normalise(name) for name in base.names}
     has_hub_id = any(is_hub_id(name) for name in base.names)
