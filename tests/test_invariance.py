@@ -270,3 +270,17 @@ def test_gains_folded_into_the_next_matrix_are_undone(bits: int | None, tmp_path
     tuned = judged(_folded("r0_ft", bits), "r0", tmp_path)
     assert (tuned.label, tuned.relation) == ("derivative", "derived")
     assert judged(_folded("r1", bits), "r0", tmp_path).relation == "independent"
+
+
+def test_a_few_values_changed_far_are_no_noise(tmp_path: Path) -> None:
+    dice = np.random.default_rng(8)
+    tensors = dict(read_model("r0").tensors)
+    for name, values in tensors.items():
+        if values.ndim == 2:
+            hit = dice.random(values.shape) < 0.004
+            tensors[name] = values + 2.0 * values.std() * (hit * dice.standard_normal(values.shape)).astype(
+                np.float32
+            )
+    found = judged(read_model("r0").with_tensors(tensors), "r0", tmp_path)
+    assert (found.label, found.relation) == ("derivative", "derived")
+    assert "gaussian_noise" not in found.kinds

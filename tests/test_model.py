@@ -16,6 +16,7 @@ from drupe.readers.interface import Absent, TensorInfo
 from drupe.readers.weights import open_weights
 from drupe.sources.local import LocalTree
 from hostile_files import save_small, small
+from torch_writer import write_torch
 from zoo_files import MODELS, Tensors, read_model, save, write_model, write_safetensors
 
 
@@ -197,3 +198,21 @@ def test_a_name_of_many_numbers_is_grouped_by_the_first_ones() -> None:
     groups = group_names([TensorInfo(name, (8, 8), "F32", "f")])
     assert len(groups[0].indices[0]) == 16
     assert expand(groups)[0].name == name
+
+
+@pytest.mark.parametrize("name", ["model", "sha256-0123abcd", "weights.model"])
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "numpy"])
+def test_a_named_file_with_a_strange_name_is_read_by_its_first_bytes(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    path, values = tmp_path / name, np.ones((8, 8), np.float32)
+    if kind == "safetensors":
+        write_safetensors(path, {"w": values}, "fp32")
+    elif kind == "torch":
+        write_torch(small().with_tensors({"w": values}), tmp_path, name)
+    else:
+        with path.open("wb") as file:
+            np.save(file, values)
+    weights = open_weights(LocalTree(path))
+    assert not isinstance(weights, Absent)
+    assert weights.format == kind

@@ -13,7 +13,7 @@ import pytest
 
 import zoo
 from drupe import workflows
-from real_models import decoded, fetch_models, fetch_vocabularies
+from real_models import decoded, fetch_checkpoints, fetch_models, fetch_vocabularies
 from zoo_exact import permute_units
 from zoo_files import Checkpoint
 from zoo_structure import map_layers
@@ -203,3 +203,23 @@ def test_the_vocabulary_in_a_gguf_header_is_compared_with_plain_files(
 ) -> None:
     report = compare(models[SMOLLM2], vocabularies["cl100k"])
     assert report["components"]["tokenizer"]["relation"] == "independent"
+
+
+# suspect, source, labels that are true. The safetensors of silero is another version of the same lineage.
+CHECKPOINTS = [
+    ("silero_vad.jit", "silero_vad.onnx", {"copy"}),
+    ("silero_vad_op18.onnx", "silero_vad.onnx", {"derivative"}),
+    ("silero_vad.onnx", "silero_vad_16k.safetensors", {"derivative"}),
+    ("crepe_tiny.pth", "crepe_full.pth", {"same_design", "unrelated"}),
+    ("crepe_tiny.pth", "resemblyzer.pt", {"unrelated"}),
+    ("resemblyzer.pt", "fcpe.pt", {"unrelated"}),
+    ("silero_vad.jit", "resemblyzer.pt", {"unrelated"}),
+    ("crepe_full.pth", "crepe_full.pth", {"copy"}),
+]
+
+
+@pytest.mark.parametrize(("suspect", "source", "labels"), CHECKPOINTS)
+def test_published_checkpoints_across_formats(suspect: str, source: str, labels: set[str]) -> None:
+    files = fetch_checkpoints()
+    report = compare(files[suspect], files[source])
+    assert report["verdict"]["label"] in labels, said(report)

@@ -26,6 +26,8 @@ EDGE_SD = 0.025
 CONTINUED_RHO = 0.30
 """Relative change from which training counts as continued pretraining; a convention."""
 SCALE_TOLERANCE = 0.005
+MAX_NOISE_KURTOSIS = 8.0
+"""Excess kurtosis that noise does not have: 0 when Gaussian, 6 when in proportion to Gaussian weights."""
 MAX_ROUNDING = 0.5
 """Relative change beyond which two packings of the same weights are not taken for such: 2 bits leave 0.4."""
 ROUNDING = 3.0
@@ -281,6 +283,9 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
     if not _is_trained(pool):
         if pool.sigma < ROUNDING * max(pool.floor, 1e-7):
             return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
+        if pool.kurtosis > MAX_NOISE_KURTOSIS:
+            change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
+            return Outcome((change,), False, (msg("diagnosis.white_heavy", **_numbers(pool)),))
         return Outcome((_noise(pool),), False, (msg("diagnosis.white", **_numbers(pool)),))
     if _few_rows(lineage):
         change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})

@@ -6,7 +6,7 @@ index names every tensor; a pickle is the last resort).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from drupe.errors import UsageError
 from drupe.messages import msg
@@ -15,12 +15,16 @@ from drupe.readers.interface import Absent, WeightFile, check_names
 from drupe.readers.subset import unite
 from drupe.sources.interface import Tree
 
+Opener = Callable[[Tree, Sequence[str]], WeightFile | None]
+
 
 def open_weights(tree: Tree) -> WeightFile | Absent:
     """The weights of a tree: of the folders of its parts, else the shallowest file of the best known format."""
     selected: str | None = getattr(tree, "selected", None)
     if selected:
-        return _open_best(tree, [selected])
+        opener = None if selected.lower().endswith(_KNOWN) else _opener_by_content(tree, selected)
+        file = None if opener is None else opener(tree, [selected])
+        return _open_best(tree, [selected]) if file is None else _checked(file, selected)
     parts = {folder: _open_best(tree, _directly_in(tree, folder)) for folder in part_folders(tree)}
     found = {
         f"{folder}:" if folder else "": file for folder, file in parts.items() if not isinstance(file, Absent)
@@ -37,12 +41,29 @@ def _open_best(tree: Tree, files: Sequence[str]) -> WeightFile | Absent:
         fitting = [name for name in files if name.lower().endswith(suffix)]
         file = opener(tree, without_variants(_shallowest(fitting))) if fitting else None
         if file is not None:
-            check_names(file.tensors, fitting[0])
-            return file
+            return _checked(file, fitting[0])
     unread = [name for name in files if name.lower().endswith(_UNREAD)]
     if unread:
         return Absent(msg("part.weights_unread", file=unread[0]))
     return Absent(msg("part.weights_missing"))
+
+
+def _checked(file: WeightFile, name: str) -> WeightFile:
+    check_names(file.tensors, name)
+    return file
+
+
+def _opener_by_content(tree: Tree, name: str) -> Opener | None:
+    """For a file that the user named and whose name says nothing (``.jit``, ``.model``, a blob): its first bytes."""
+    blob = tree.open(name)
+    head = blob.read(0, min(blob.size, 16))
+    if head.startswith(b"GGUF"):
+        return _open_gguf
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return _open_torch
+    if head.startswith(b"\x93NUMPY"):
+        return _open_numpy
+    return _open_safetensors if head[8:9] == b"{" else None
 
 
 def _shallowest(names: Sequence[str]) -> list[str]:
@@ -135,9 +156,13 @@ _OPENERS = (
     (".onnx", _open_onnx),
     ("model.bin", _open_ctranslate2),
     (".bin.index.json", _open_torch_index),
-    ((".bin", ".pt", ".pth", ".ckpt"), _open_torch),
+    ((".bin", ".pt", ".pth", ".ckpt", ".jit"), _open_torch),
     (".msgpack", _open_msgpack),
     (".npz", _open_numpy),
     (".npy", _open_numpy),
 )
 _UNREAD = (".bin", ".h5", ".keras", ".mlmodel", ".tflite")
+_KNOWN = (
+    *(".safetensors", ".gguf", ".onnx", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".msgpack", ".npz", ".npy", ".json"),
+    *_UNREAD,
+)
