@@ -50,7 +50,9 @@ def examine(suspect: Subject, sources: Sequence[Subject], budget: Budget = AUTO)
     total = sum(part.parameters for part in mine)
     results = [_examine_part(part, theirs, inner, total) for part in mine]
     if not any(result.diagnosis for result in results):
-        return diagnose(compare(suspect, sources[0], budget))  # nothing corresponds: that is a result of the whole
+        return diagnose(
+            compare(suspect, sources[0], budget)
+        )  # nothing corresponds: that is a result of the whole
     level = next((level for level in ("headers", "sample") if level in levels), "full")
     return _combine(replace(whole, level=level), results, suspect, sources)
 

@@ -18,7 +18,6 @@ from drupe.readers.config import Config, dialects, read_config, text
 from drupe.readers.config import from_gguf as config_from_gguf
 from drupe.readers.interface import Absent, FloatArray, TensorInfo, WeightFile, Window
 from drupe.readers.quantised import settings_of, unpack
-from drupe.readers.slices import refuse_slices
 from drupe.readers.tokenizer import Tokenizer, read_tokenizer
 from drupe.readers.tokenizer import from_gguf as tokenizer_from_gguf
 from drupe.readers.weights import open_weights
@@ -115,7 +114,6 @@ def open_model(tree: Tree, extra_documents: Sequence[tuple[str, bytes]] = ()) ->
         if isinstance(tokenizer, Absent) and "tokenizer.ggml.tokens" in embedded:
             tokenizer = tokenizer_from_gguf(embedded)
     if not isinstance(weights, Absent):
-        refuse_slices({info.file for info in weights.tensors.values()}, tree.files())
         weights = unpack(weights, settings_of(tree, {} if isinstance(config, Absent) else config.raw))
     tensors = {} if isinstance(weights, Absent) else weights.tensors
     auxiliary: frozenset[str] = getattr(weights, "auxiliary", frozenset())

@@ -1,7 +1,7 @@
 """Tensor-parallel checkpoints: every rank's file holds a slice of every tensor, under the same names.
 
 Megatron-LM writes ``mp_rank_RR/`` or ``mp_rank_RR_PPP/``, NeMo ``tp_rank_RR``, DeepSpeed ``mp_rank_RR_...``, Meta
-``consolidated.RR.pth``. Which axis is cut depends on the tensor and the framework: they are refused, not joined.
+``consolidated.RR.pth``. What ``ranks.py`` does not join (one rank by itself, pipeline stages) is refused.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from drupe.errors import UsageError
 from drupe.messages import msg
 from drupe.readers.folders import part_folders, without_variants
 from drupe.readers.interface import Absent, WeightFile, check_names
+from drupe.readers.ranks import join_ranks, rank_files
+from drupe.readers.slices import refuse_slices
 from drupe.readers.subset import unite
 from drupe.sources.interface import Tree
 
@@ -19,7 +21,18 @@ Opener = Callable[[Tree, Sequence[str]], WeightFile | None]
 
 
 def open_weights(tree: Tree) -> WeightFile | Absent:
-    """The weights of a tree: of the folders of its parts, else the shallowest file of the best known format."""
+    """The weights: of all ranks, of the folders of the parts, else the shallowest file of the best format."""
+    ranks = [] if getattr(tree, "selected", None) else rank_files(list(tree.files()))
+    if ranks:
+        pieces = [_open_best(tree, [name]) for name in ranks]
+        return join_ranks([piece for piece in pieces if not isinstance(piece, Absent)])
+    file = _open_whole(tree)
+    if not isinstance(file, Absent):
+        refuse_slices({info.file for info in file.tensors.values()}, tree.files())
+    return file
+
+
+def _open_whole(tree: Tree) -> WeightFile | Absent:
     selected: str | None = getattr(tree, "selected", None)
     if selected:
         opener = None if selected.lower().endswith(_KNOWN) else _opener_by_content(tree, selected)
@@ -163,6 +176,19 @@ _OPENERS = (
 )
 _UNREAD = (".bin", ".h5", ".keras", ".mlmodel", ".tflite")
 _KNOWN = (
-    *(".safetensors", ".gguf", ".onnx", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".msgpack", ".npz", ".npy", ".json"),
+    *(
+        ".safetensors",
+        ".gguf",
+        ".onnx",
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".jit",
+        ".msgpack",
+        ".npz",
+        ".npy",
+        ".json",
+    ),
     *_UNREAD,
 )
