@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from drupe import document, workflows
@@ -110,3 +112,52 @@ def test_models_of_which_no_part_corresponds_are_compared_as_wholes(tmp_path: Pa
     report = compared(joined(tmp_path / "x", "r0", "b0"), save(read_model("w0"), tmp_path / "w0"))
     assert report["components"]["weights"]["relation"] in ("independent", "inconclusive")
     assert report["components"]["weights"]["relation"] != "absent"
+
+
+def test_a_new_projector_makes_an_assembled_copy_a_part(tmp_path: Path) -> None:
+    def with_projector(path: Path, seed: int) -> Path:
+        model = read_model("r0")
+        dice = np.random.default_rng(seed)
+        tensors = {f"language_model.{name}": values for name, values in model.tensors.items()}
+        tensors |= {f"vision_tower.{name}": values for name, values in read_model("b0").tensors.items()}
+        for number in (1, 2):
+            values = 0.02 * dice.standard_normal((64, 64))
+            tensors[f"multi_modal_projector.linear_{number}.weight"] = values.astype(np.float32)
+        return save(model.with_tensors(tensors), path)
+
+    report = compared(with_projector(tmp_path / "x", 1), with_projector(tmp_path / "y", 2))
+    assert (report["verdict"]["label"], report["components"]["weights"]["relation"]) == (
+        "derivative",
+        "partial",
+    )
+    assert compared(tmp_path / "x", tmp_path / "x")["verdict"]["label"] == "copy"
+
+
+@pytest.mark.parametrize(
+    ("taken", "share"),
+    [
+        ("shared", 0.25),
+        ("encoder", 0.375),
+        ("decoder", 0.375),
+        ("encoder|shared", 0.625),
+        ("coder|shared", 1.0),
+    ],
+)
+def test_what_both_coders_share_counts_once(taken: str, share: float, tmp_path: Path) -> None:
+    def coders(seed: int) -> Tensors:
+        dice = np.random.default_rng(seed)
+        names = [
+            f"{side}.block.{layer}.layer.{part}.weight"
+            for side in ("encoder", "decoder")
+            for layer in range(3)
+            for part in ("0.SelfAttention.q", "0.SelfAttention.k", "0.SelfAttention.v", "0.SelfAttention.o")
+        ]
+        found = {name: dice.standard_normal((64, 64)).astype(np.float32) for name in names}
+        return {"shared.weight": dice.standard_normal((512, 64)).astype(np.float32), **found}
+
+    mine, theirs = coders(1), coders(2)
+    suspect = {name: theirs[name] if re.search(taken, name) else values for name, values in mine.items()}
+    base = Checkpoint({}, {"model_type": "t5"}, dtype="fp32")
+    source = save(base.with_tensors(theirs), tmp_path / "source")
+    report = compared(save(base.with_tensors(suspect), tmp_path / "suspect"), source)
+    assert report["components"]["weights"]["shared_fraction"] == pytest.approx(share, abs=0.002)

@@ -216,7 +216,8 @@ def changed(model: Checkpoint, kind: str) -> Checkpoint:
 @pytest.mark.parametrize("kind", ["laplace", "multiplicative", "per row", "sparse"])
 def test_noise_of_any_shape_is_not_called_training(kind: str, tmp_path: Path) -> None:
     result = judged(changed(read_model("r0"), kind), "r0", tmp_path)
-    assert result.relation == "equivalent"
+    # Few values changed far have no direction, and training does that too (a published speech net: kurtosis 60).
+    assert result.relation == ("derived" if kind == "sparse" else "equivalent")
     assert not result.kinds & {"fine_tuned", "continued_pretraining", "low_rank_update"}
 
 

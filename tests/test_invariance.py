@@ -284,3 +284,46 @@ def test_a_few_values_changed_far_are_no_noise(tmp_path: Path) -> None:
     found = judged(read_model("r0").with_tensors(tensors), "r0", tmp_path)
     assert (found.label, found.relation) == ("derivative", "derived")
     assert "gaussian_noise" not in found.kinds
+
+
+def _mixed(base: str, other: str, pattern: str) -> Checkpoint:
+    """The base with those tensors of another model."""
+    theirs = read_model(other).tensors
+    tensors = {
+        name: theirs[name] if re.search(pattern, name) else values
+        for name, values in read_model(base).tensors.items()
+    }
+    return read_model(base).with_tensors(tensors)
+
+
+def test_one_foreign_matrix_makes_a_copy_a_part(tmp_path: Path) -> None:
+    found = judged(_mixed("r0", "r1", r"layers\.1\.self_attn\.q_proj"), "r0", tmp_path)
+    assert (found.label, found.relation) == ("derivative", "partial")
+    assert 0.97 < found.diagnosis.shared_fraction < 1.0
+
+
+@pytest.mark.parametrize("pattern", ["o_proj", "v_proj", "up_proj", r"layers\.2\.mlp"])
+def test_training_of_one_kind_of_matrix_is_no_noise(pattern: str, tmp_path: Path) -> None:
+    found = judged(_mixed("r0", "r0_cpt", pattern), "r0", tmp_path)
+    assert (found.label, found.relation) == ("derivative", "derived")
+    assert "gaussian_noise" not in found.kinds
+
+
+@pytest.mark.parametrize("pattern", ["[qkv]_proj", r"layers\.1\."])
+def test_training_of_some_matrices_shows_through_a_grid(pattern: str, tmp_path: Path) -> None:
+    found = judged(zoo.apply(_mixed("r0", "r0_cpt", pattern), "quantise", bits=4, group=32), "r0", tmp_path)
+    assert (found.label, found.relation) == ("derivative", "derived")
+    assert "quantised" in found.kinds
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "grid"])
+@pytest.mark.parametrize("pattern", ["embed", "embed|norm", "norm"])
+def test_trained_tables_and_gains_show_through_surface_changes(
+    pattern: str, dtype: str, tmp_path: Path
+) -> None:
+    mixed = _mixed("r0", "r0_cpt", pattern)
+    suspect = (
+        zoo.apply(mixed, "quantise", bits=4, group=32) if dtype == "grid" else replace(mixed, dtype=dtype)
+    )
+    found = judged(suspect, "r0", tmp_path)
+    assert (found.label, found.relation) == ("derivative", "derived")

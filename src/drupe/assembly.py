@@ -17,6 +17,7 @@ from drupe.diagnose import Diagnosis, Kind, Origin, PartResult, Transformation, 
 from drupe.diagnose.kinds import Value
 from drupe.division import Part, divide
 from drupe.messages import Message, msg
+from drupe.roles import is_table_role
 from drupe.signals import declared
 from drupe.signals.interface import Component, Finding, Measured, Skipped
 from drupe.signals.sketch.compare import SIGNIFICANT
@@ -47,7 +48,7 @@ def examine(suspect: Subject, sources: Sequence[Subject], budget: Budget = AUTO)
     whole = compare(suspect, sources[0], budget, deep=False)
     levels = {coverage_level(suspect, source, budget) for source in sources}
     inner = FULL if levels == {"full"} else replace(budget, full_below=0)
-    total = sum(part.parameters for part in mine)
+    total = sum(part.parameters for part in mine) + mine[0].common
     results = [_examine_part(part, theirs, inner, total) for part in mine]
     if not any(result.diagnosis for result in results):
         return diagnose(
@@ -82,7 +83,26 @@ def _examine_part(part: Part, theirs: Sequence[Candidate], budget: Budget, total
     found = diagnose(compare(part.subject, other.subject, budget))
     if found.log10_p is not None:
         found = replace(found, log10_p=min(0.0, found.log10_p + float(np.log10(len(candidates)))))
-    return PartResult(part.name, share, number, other.name, found)
+    own, common = _inherited(part, found)
+    return PartResult(
+        part.name, share, number, other.name, found, own / max(total, 1), common / max(total, 1)
+    )
+
+
+def _inherited(part: Part, diagnosis: Diagnosis) -> tuple[float, float]:
+    """Inherited values: the part's own, and those that it shares (a token table: in all parts or in none)."""
+    if diagnosis.origin is not Origin.DESCENT:
+        return 0.0, 0.0
+    found = diagnosis.shared_fraction * (part.parameters + part.common)
+    common = float(part.common) if part.common and _table_is_proven(diagnosis) else 0.0
+    return min(max(found - common, 0.0), float(part.parameters)), common
+
+
+def _table_is_proven(diagnosis: Diagnosis) -> bool:
+    c = diagnosis.comparison
+    if c.lineage is not None and c.lineage.pairs:
+        return any(pair.proven and is_table_role(pair.place[0]) for pair in c.lineage.pairs)
+    return any(is_table_role(c.suspect.weights.matrices[match.suspect].role) for match in c.sketch.matched)
 
 
 def _most_alike(part: Part, candidates: Sequence[Candidate]) -> Candidate:
@@ -130,13 +150,27 @@ def _combine(
         origin=origin,
         transformations=transformations,
         unchanged=bool(proven) and all(diagnosis.unchanged for _, diagnosis in proven),
-        shared_fraction=sum(part.share * diagnosis.shared_fraction for part, diagnosis in proven),
+        shared_fraction=_shared(parts),
         direction=directions.pop() if len(directions) == 1 else "undetermined",
         log10_p=log10_p,
         reasons=tuple(reason for part in parts for reason in _reasons(part)),
         caveats=tuple({str(caveat): caveat for _, d in found for caveat in d.caveats}.values()),
+        foreign=tuple(part.name for part in parts if _is_foreign(part)) if proven else (),
         parts=tuple(parts),
     )
+
+
+def _shared(parts: Sequence[PartResult]) -> float:
+    """What the parts inherit, tensors that several of them share counted once."""
+    own = sum(part.inherited for part in parts)
+    return min(1.0, own + max((part.common_inherited for part in parts), default=0.0))
+
+
+def _is_foreign(part: PartResult) -> bool:
+    """Whether a part was compared and is no source's, wholly or in some of its matrices."""
+    if part.diagnosis is None:
+        return True
+    return part.diagnosis.origin in (Origin.NONE, Origin.EXCLUDED) or bool(part.diagnosis.foreign)
 
 
 def _transformations(diagnoses: Sequence[Diagnosis]) -> tuple[Transformation, ...]:

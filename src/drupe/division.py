@@ -35,11 +35,14 @@ _CODERS = frozenset({"encoder", "decoder"})
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a subject as a subject of its own. ``parameters``: values of its tensors, shared ones left out."""
+    """One part of a subject as a subject of its own. ``parameters``: values of its own tensors; ``common``: of those
+    that it shares with the other parts.
+    """
 
     name: str
     subject: Subject
     parameters: int
+    common: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,12 @@ def divide(subject: Subject) -> tuple[Part, ...]:
     if len(parts) < 2:
         return (Part("model", subject, sum(sizes.values())),)
     common = {name for name, part in division.items() if part is None}
+    shared = sum(sizes[name] for name in common)
     found = []
     for part in parts:
         own = {name for name, place in division.items() if place == part}
         total = sum(sizes[name] for name in own)
-        found.append(Part(str(part), _restrict(subject, own | common, tensors), total))
+        found.append(Part(str(part), _restrict(subject, own | common, tensors), total, shared))
     return tuple(sorted(found, key=lambda part: (-part.parameters, part.name)))
 
 

@@ -157,7 +157,7 @@ def weights_relation(d: Diagnosis) -> Relation:
 def _relation_of_descent(d: Diagnosis) -> Relation:
     if Kind.ADAPTER in d.kinds and not d.shared_fraction:
         return Relation.DERIVED  # by its own declaration: nothing of its values is inherited
-    if d.shared_fraction < WHOLE:
+    if d.shared_fraction < WHOLE or d.foreign:
         return Relation.PARTIAL
     if d.unchanged and not d.kinds - {Kind.RENAMED, Kind.RESHARDED}:
         return Relation.IDENTICAL if not d.kinds else Relation.EQUIVALENT

@@ -20,6 +20,9 @@ from drupe.messages import Message, msg
 from drupe.recover.units import SIGNIFICANT_Z
 from drupe.uninformative import State
 
+STRONG = 4.0
+"""Median z of the proven pairs, in units of the threshold, from which an unproven pair is a stranger."""
+
 
 def diagnose(comparison: Comparison) -> Diagnosis:
     """Draw the conclusions that the findings carry, and no others."""
@@ -33,6 +36,10 @@ def diagnose(comparison: Comparison) -> Diagnosis:
     transformations, unchanged, more = transformations_of(comparison)
     fraction = _shared_fraction(comparison)
     direction = _direction(comparison, transformations)
+    foreign = _foreign(comparison)
+    if foreign:
+        names = ", ".join(foreign[:4])
+        more = (*more, msg("diagnosis.foreign", count=len(foreign), names=names))
     return Diagnosis(
         comparison,
         origin,
@@ -43,6 +50,7 @@ def diagnose(comparison: Comparison) -> Diagnosis:
         log10_p,
         (*reasons, *more),
         (*_damage(comparison), *_sample_caveats(comparison)),
+        foreign=foreign,
     )
 
 
@@ -59,6 +67,24 @@ def _shared_fraction(c: Comparison) -> float:
     proven, weak = _proven(c)
     share = min(1.0, proven / total) if total else 0.0
     return 1.0 if weak or share > 1.0 - 1e-9 else share
+
+
+def _foreign(c: Comparison) -> tuple[str, ...]:
+    """Matrices at their places that are strangers, though the others are proven so strongly that these would be."""
+    if c.lineage is None or not c.lineage.full:
+        return ()
+    proven = [pair.z for pair in c.lineage.pairs if pair.proven]
+    if not proven or float(np.median(proven)) < STRONG * SIGNIFICANT_Z:
+        return ()
+    facts = c.suspect.weights
+    speaking = {
+        m for m, state in zip(facts.matrices, facts.states, strict=True) if state == State.INFORMATIVE
+    }
+    return tuple(
+        pair.suspect.label
+        for pair in c.lineage.pairs
+        if not pair.proven and pair.suspect in speaking and np.isfinite(pair.residual.rho)
+    )
 
 
 def _proven(c: Comparison) -> tuple[int, bool]:

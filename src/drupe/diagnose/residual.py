@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drupe.comparison import Comparison
-from drupe.diagnose.kinds import Kind, Transformation
+from drupe.diagnose.kinds import SURFACE, Kind, Transformation
 from drupe.lattice import BEYOND_GRID, FULL_GRID, Lattice
 from drupe.messages import Message, msg
 from drupe.recover.align import SAMPLE_ROWS
@@ -19,6 +19,10 @@ from drupe.roles import is_table_role
 
 TRAINED_EDGE = 1.15
 """Median edge (see residual.spectral_edge) from which a residual is training by itself."""
+CLEAR_EDGE, MIN_CLEAR = 1.2, 2
+"""Edge of a single pair, eight standard deviations from white, and how many such pairs are no accident."""
+MIN_NOISE_PAIRS, DOUBTFUL_Z = 4, 3.0
+"""From fewer pairs than these a residual with such a pooled z is not called noise."""
 TRAINED_Z = 6.0
 """Pooled z of the log edges from which a residual has a trained component."""
 EDGE_SD = 0.025
@@ -26,6 +30,8 @@ EDGE_SD = 0.025
 CONTINUED_RHO = 0.30
 """Relative change from which training counts as continued pretraining; a convention."""
 SCALE_TOLERANCE = 0.005
+MAX_VECTOR_CAST = 0.01
+"""Relative change of gains and biases that rounding to 16 or 8 bits explains."""
 MAX_NOISE_KURTOSIS = 8.0
 """Excess kurtosis that noise does not have: 0 when Gaussian, 6 when in proportion to Gaussian weights."""
 MAX_ROUNDING = 0.5
@@ -61,6 +67,9 @@ class _Pool:
     trained_z: float
     kurtosis: float
     values: int
+    pairs: int
+    clear: int
+    """Pairs whose own edge is beyond what white residuals show."""
 
 
 def classify(c: Comparison, lineage: Lineage) -> Outcome:
@@ -72,15 +81,38 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
         return _negated(lineage, pairs)
     if all(pair.residual.equal == 1.0 for pair in pairs):
         return _equal(c, lineage)
+    pool = _pool(pairs)
     cast = _cast(c, pairs)
     if cast is not None:
-        return Outcome((cast,), False, (msg("diagnosis.cast_exact"),))
-    pool = _pool(pairs)
+        return _with_outside(Outcome((cast,), False, (msg("diagnosis.cast_exact"),)), lineage, pool)
     for rule in (_quantised, _pruned, _rescaled):
         found = rule(c, pairs, pool)
         if found is not None:
-            return _with_folding(found, pairs)
-    return _with_folding(_noise_or_training(pool, lineage), pairs)
+            return _with_outside(_with_folding(found, pairs), lineage, pool)
+    return _with_outside(_with_folding(_noise_or_training(pool, lineage), pairs), lineage, pool)
+
+
+def _with_outside(outcome: Outcome, lineage: Lineage, pool: _Pool) -> Outcome:
+    """Token tables and gains that were trained, where the matrices of the layers show surface changes only."""
+    kinds = {change.kind for change in outcome.changes}
+    if not kinds <= SURFACE:
+        return outcome
+    tables = [pair.residual for pair in lineage.pairs if pair.proven and is_table_role(pair.place[0])]
+    trained = [
+        t.rho for t in tables if t.cast is None and t.edge >= CLEAR_EDGE and t.sigma >= ROUNDING * t.floor
+    ]
+    if Kind.QUANTISED in kinds:  # an uneven code leaves errors with a direction in tables, which have a mean
+        trained = [rho for rho in trained if rho > 2.0 * pool.rho]
+    moved = lineage.vectors_change or 0.0
+    noise = pool.rho if Kind.GAUSSIAN_NOISE in kinds else 0.0
+    if trained:
+        rho, key = max(trained), "diagnosis.tables_trained"
+    elif Kind.RESCALED not in kinds and moved > max(MAX_VECTOR_CAST, noise):
+        rho, key = moved, "diagnosis.vectors_trained"
+    else:
+        return outcome
+    change = Transformation(Kind.FINE_TUNED, {"relative_change": round(float(rho), 5)})
+    return Outcome((*outcome.changes, change), False, (*outcome.reasons, msg(key, rho=f"{rho:.3f}")))
 
 
 def _with_folding(outcome: Outcome, pairs: Sequence[PairFacts]) -> Outcome:
@@ -161,6 +193,8 @@ def _pool(pairs: Sequence[PairFacts]) -> _Pool:
         trained_z=float(np.mean(logs) / EDGE_SD * np.sqrt(len(logs))) if logs else 0.0,
         kurtosis=float(np.median([r.kurtosis for r in deep])),
         values=sum(residual.size for residual in deep),
+        pairs=len(deep),
+        clear=sum(residual.edge >= CLEAR_EDGE for residual in deep),
     )
 
 
@@ -178,7 +212,8 @@ def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcom
         return _quantised_then_rounded(tested, pool)
     change = _grid_change(c, grids, by_storage=by_storage)
     beyond = float(np.median([grid.beyond_half_step for grid in grids])) if grids else 0.0
-    if beyond <= BEYOND_GRID and not (_is_trained(pool) if not grids else pool.edge >= TRAINED_EDGE):
+    moved = sum(grid.beyond_half_step > 2 * BEYOND_GRID for grid in grids)
+    if beyond <= BEYOND_GRID and moved < MIN_CLEAR and not _is_trained(pool):
         key = "diagnosis.quantised" if grids else "diagnosis.quantised_blind"
         return Outcome((change,), False, (msg(key, rho=f"{pool.rho:.4f}"),))
     trained = _training(pool)
@@ -283,6 +318,9 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
     if not _is_trained(pool):
         if pool.sigma < ROUNDING * max(pool.floor, 1e-7):
             return Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.sigma:.5f}"),))
+        if pool.pairs < MIN_NOISE_PAIRS and pool.trained_z >= DOUBTFUL_Z:
+            change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
+            return Outcome((change,), False, (msg("diagnosis.few_pairs", **_numbers(pool)),))
         if pool.kurtosis > MAX_NOISE_KURTOSIS:
             change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
             return Outcome((change,), False, (msg("diagnosis.white_heavy", **_numbers(pool)),))
@@ -297,8 +335,10 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
 
 
 def _is_trained(pool: _Pool) -> bool:
-    """Whether the residual has directions that neither noise nor rounding has."""
-    return pool.edge >= TRAINED_EDGE or (pool.trained_z >= TRAINED_Z and pool.mean_edge >= MIN_TRAINED_EDGE)
+    """Whether the residual has directions that neither noise nor rounding has, in all pairs or in some."""
+    if pool.edge >= TRAINED_EDGE or pool.clear >= MIN_CLEAR:
+        return True
+    return pool.trained_z >= TRAINED_Z and pool.mean_edge >= MIN_TRAINED_EDGE
 
 
 def _few_rows(lineage: Lineage) -> bool:

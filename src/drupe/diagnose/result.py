@@ -23,6 +23,8 @@ class Diagnosis:
     log10_p: float | None
     reasons: tuple[Message, ...]
     caveats: tuple[Message, ...]
+    foreign: tuple[str, ...] = ()
+    """Matrices or parts that were compared and are not the source's, though the rest is: never a whole copy."""
     parts: tuple[PartResult, ...] = ()
     """The parts of a model that was judged part by part; none when it is one whole."""
 
@@ -37,7 +39,8 @@ class PartResult:
     """One part of the suspect against the part of a source that is most like it.
 
     ``share`` is of the suspect's parameters; ``source`` the number of the source, ``like`` the name of its part;
-    ``diagnosis`` None: no source has a part that could correspond.
+    ``diagnosis`` None: no source has a part that could correspond. ``inherited``: its own values that are proven, and
+    ``common_inherited`` those that it shares with other parts, both as shares of the suspect's parameters.
     """
 
     name: str
@@ -45,3 +48,5 @@ class PartResult:
     source: int | None = None
     like: str | None = None
     diagnosis: Diagnosis | None = None
+    inherited: float = 0.0
+    common_inherited: float = 0.0

@@ -75,6 +75,8 @@ class Lineage:
     spectrum: SpectrumResult | None = None
     map_possible: Admissible | None = None
     vectors_equal: float | None = None
+    vectors_change: float | None = None
+    """Median relative distance of the suspect's small tensors to the nearest of the source's."""
     tables_only: bool = False
     rows: RowsResult | None = None
 

@@ -8,7 +8,7 @@ them. If not, is a map possible at all (widths, depths, gates)? If it is, do the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,6 +37,8 @@ NEAR_IDENTITY = 0.2
 """Root mean square distance of a rotation from the identity below which the basis is the source's own."""
 SPECTRAL_PAIRS = 16
 """Pairs whose residual spectrum, grid and singular directions are computed; equality is checked on all."""
+ENOUGH_PAIRS = 8
+"""Changed pairs whose residual spectrum says what the change is; fewer are too easily the wrong ones."""
 MIN_FOLDED, FOLDED_REST = 0.02, 0.5
 """Relative change from which scales of rows and columns are looked for, and the share of it that they may leave."""
 PLAIN_CORRELATION = 0.9
@@ -149,6 +151,7 @@ def _in_place(
     chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
     pairs, arrays = _measure(mine, theirs, Plan(chosen, None, full))
     doubtful = 2 * sketch.agreement - 1 < PLAIN_CORRELATION
+    vectors = _compare_vectors(a, b) if full else (None, None)
     profile = _NO_PROFILE
     if chosen and (full or (doubtful and escalate)):
         profile = profiles.compare(mine, theirs, spread(chosen, 6 if full else 3), sparing=not full)
@@ -160,7 +163,8 @@ def _in_place(
         layer_map=_proven_layers(layer_map, pairs, voted),
         pairs=pairs,
         spectrum=spectra.compare(arrays) if full and not profile.significant and doubtful else None,
-        vectors_equal=_vectors_equal(a, b) if full else None,
+        vectors_equal=vectors[0],
+        vectors_change=vectors[1],
         tables_only=bool(pairs) and not any(pair.proven and _is_hidden(pair.place) for pair in pairs),
     )
 
@@ -252,13 +256,29 @@ def _measure(
     total = max(len(plan.layer_map) * 7 + 2, len(mine.places))
     # Drawn, not every n-th: a step of a multiple of seven would always meet the same role.
     drawn = set(np.random.default_rng(0).permutation(total)[:SPECTRAL_PAIRS].tolist())
-    facts, arrays = [], []
+    facts, arrays = [], {}
     for index, pair in enumerate(align(mine, theirs, plan)):
-        deep = index in drawn
+        deep = index in drawn or is_table_role(pair.place[0])
         facts.append(_facts(pair, mine.model, deep=deep))
-        if deep and pair.proven:
-            arrays.append((pair.suspect_values, pair.source_values))
-    return tuple(facts), arrays
+        if index in drawn and pair.proven:
+            arrays[index] = (pair.suspect_values, pair.source_values)
+    missed = _changed_unseen(facts)
+    for index, pair in enumerate(align(mine, theirs, plan)) if missed else ():
+        if index in missed:
+            facts[index] = _facts(pair, mine.model, deep=True)
+            arrays[index] = (pair.suspect_values, pair.source_values)
+    return tuple(facts), [arrays[index] for index in sorted(arrays)]
+
+
+def _changed_unseen(facts: Sequence[PairFacts]) -> frozenset[int]:
+    """Changed pairs to look at more closely, when few of those that were drawn had changed at all."""
+    changed = [k for k, pair in enumerate(facts) if pair.proven and 0.0 < pair.residual.rho < 2.0]
+    seen = [k for k in changed if not np.isnan(facts[k].residual.edge)]
+    if len(seen) >= min(ENOUGH_PAIRS, len(changed)):
+        return frozenset()
+    rest = sorted(set(changed) - set(seen))
+    chosen = np.random.default_rng(0).permutation(len(rest))[:SPECTRAL_PAIRS]
+    return frozenset(rest[int(k)] for k in chosen)
 
 
 def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
@@ -353,24 +373,39 @@ def _borrow(
     return parts_of(a, mine), parts_of(b, theirs)
 
 
-def _vectors_equal(a: Model, b: Model) -> float | None:
-    """Share of the small tensors (gains, biases) whose values also stand in the source, by content."""
-    stored = (_vectors(b), _vectors(a))
-    if not stored[1]:
-        return None
-    known = set(stored[0].values())
-    return sum(value in known for value in stored[1].values()) / len(stored[1])
+def _compare_vectors(a: Model, b: Model) -> tuple[float | None, float | None]:
+    """Share of the small tensors (gains, biases) whose values also stand in the source, by content, and the median
+    relative distance to the nearest one of equal size: values sorted, since units may have been permuted.
+
+    A gain w that is stored as 1 + w (Gemma in GGUF) is the same gain.
+    """
+    mine, theirs = _vectors(a), _vectors(b)
+    if not mine:
+        return None, None
+    known = {values.tobytes() for values in theirs}
+    equal = sum(values.tobytes() in known for values in mine) / len(mine)
+    sizes = {values.size for values in mine}
+    tables = {size: np.stack(found) for size in sizes if (found := [v for v in theirs if v.size == size])}
+    distances = [_nearest(values, tables[values.size]) for values in mine if values.size in tables]
+    return equal, float(np.median(distances)) if distances else None
 
 
-def _vectors(model: Model) -> Mapping[str, bytes]:
-    """Small float tensors as bytes; constants (all ones, all zeros) are left out."""
+def _nearest(values: FloatArray, table: FloatArray) -> float:
+    norm = float(np.linalg.norm(values)) or 1.0
+    return min(
+        float(np.linalg.norm(table + shift - values, axis=1).min()) / norm for shift in (0.0, 1.0, -1.0)
+    )
+
+
+def _vectors(model: Model) -> list[FloatArray]:
+    """Small float tensors, sorted; constants (all ones, all zeros) are left out."""
     assert not isinstance(model.weights, Absent)
     large = {matrix.tensor for matrix in model.matrices}
-    found = {}
+    found = []
     for name, info in model.weights.tensors.items():
         if name in large or info.size == 0 or info.size > 1 << 20 or not info.dtype.startswith(("F", "BF")):
             continue
-        values = np.sort(model.load_vector(name))  # units may have been permuted
+        values = np.sort(model.load_vector(name))
         if np.isfinite(values).all() and values[0] != values[-1]:
-            found[name] = np.ascontiguousarray(values, "<f4").tobytes()
+            found.append(np.ascontiguousarray(values, "<f4"))
     return found
