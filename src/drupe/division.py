@@ -36,7 +36,7 @@ _CODERS = frozenset({"encoder", "decoder"})
 @dataclass(frozen=True, slots=True)
 class Part:
     """One part of a subject as a subject of its own. ``parameters``: values of its own tensors; ``common``: of those
-    that it shares with the other parts.
+    that it shares with the other parts and that can speak for lineage.
     """
 
     name: str
@@ -68,7 +68,12 @@ def divide(subject: Subject) -> tuple[Part, ...]:
     if len(parts) < 2:
         return (Part("model", subject, sum(sizes.values())),)
     common = {name for name, part in division.items() if part is None}
-    shared = sum(sizes[name] for name in common)
+    facts = subject.fingerprint.weights
+    shared = sum(
+        matrix.size
+        for matrix, speaks in zip(facts.matrices, facts.informative, strict=True)
+        if speaks and matrix.tensor in common
+    )
     found = []
     for part in parts:
         own = {name for name, place in division.items() if place == part}
