@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("readers.strict_json", "readers.protobuf", "readers.interface", "readers.zip_entries"),
     ("readers.pickle_*", "readers.shard_index"),
     ("readers.packed*", "readers.config"),
-    ("readers.dense", "readers.forward"),
+    ("readers.dense", "readers.forward", "readers.wrapping"),
     (
         *("readers.torch_*", "readers.numpy_file", "readers.msgpack_file", "readers.ctranslate2"),
         *("readers.safetensors", "readers.gguf*", "readers.onnx*", "readers.tokenizer.*"),

@@ -20,6 +20,7 @@ from drupe.model import Model
 from drupe.opening import EVIDENCE_FILES, FINGERPRINT, describe
 from drupe.readers.interface import Absent
 from drupe.readers.strict_json import Json
+from drupe.readers.wrapping import headers_of
 from drupe.subject import Subject
 
 MAX_FILE = 4 << 20
@@ -97,8 +98,8 @@ def _wanted(name: str) -> bool:
 
 def _copy_headers(target: Path, model: Model) -> dict[str, str]:
     """The raw headers of the weight files; returns their digests."""
-    headers: dict[str, bytes] = getattr(model.weights, "headers", {})
-    if isinstance(model.weights, Absent) or not headers:
+    headers = {} if isinstance(model.weights, Absent) else headers_of(model.weights)
+    if not headers:
         return {}
     digests = {}
     for name, data in headers.items():

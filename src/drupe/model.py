@@ -21,6 +21,7 @@ from drupe.readers.quantised import settings_of, unpack
 from drupe.readers.tokenizer import Tokenizer, read_tokenizer
 from drupe.readers.tokenizer import from_gguf as tokenizer_from_gguf
 from drupe.readers.weights import open_weights
+from drupe.readers.wrapping import auxiliary_of
 from drupe.roles import Roles, assign_roles
 from drupe.sources.interface import Tree
 
@@ -116,7 +117,7 @@ def open_model(tree: Tree, extra_documents: Sequence[tuple[str, bytes]] = ()) ->
     if not isinstance(weights, Absent):
         weights = unpack(weights, settings_of(tree, {} if isinstance(config, Absent) else config.raw))
     tensors = {} if isinstance(weights, Absent) else weights.tensors
-    auxiliary: frozenset[str] = getattr(weights, "auxiliary", frozenset())
+    auxiliary: frozenset[str] = frozenset() if isinstance(weights, Absent) else auxiliary_of(weights)
     chosen = [info for name, info in tensors.items() if name not in auxiliary]
     roles = assign_roles(chosen, _model_types(config))
     return Model(

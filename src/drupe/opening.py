@@ -20,6 +20,7 @@ from drupe.readers.card import read_documents
 from drupe.readers.code import read_code
 from drupe.readers.interface import Absent, Flag, FlagKind
 from drupe.readers.strict_json import Json
+from drupe.readers.wrapping import flags_of
 from drupe.signals.declared import SearchText, search_texts
 from drupe.signals.sketch.spread import spread_matrices
 from drupe.sources.interface import Tree
@@ -176,7 +177,9 @@ def _adapter(subject: Subject) -> dict[str, Json] | None:
 
 def _flags(model: Model | None) -> list[Json]:
     """Remarks of the reader on the weight files, the gravest first: code that loading them would call for."""
-    found: Sequence[Flag] = () if model is None else getattr(model.weights, "flags", ())
+    found: Sequence[Flag] = (
+        () if model is None or isinstance(model.weights, Absent) else flags_of(model.weights)
+    )
     ranked = sorted(found, key=lambda flag: list(FlagKind).index(flag.kind))[:MAX_FLAGS]
     return [
         {

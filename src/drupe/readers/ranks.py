@@ -19,6 +19,7 @@ import numpy as np
 
 from drupe.errors import FormatError, UnsupportedError
 from drupe.readers.interface import FloatArray, TensorInfo, WeightFile, Window, check_shape
+from drupe.readers.wrapping import Wrapping
 
 _RANK = re.compile(
     r"(?:.*/)?(?:consolidated\.(\d\d)\.(?:pth|safetensors)|mp_rank_(\d\d)/[^/]+\.(?:pt|pth|bin))"
@@ -41,7 +42,7 @@ class Axis(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class RankedFile:
+class RankedFile(Wrapping):
     """The ranks of one model as one file."""
 
     ranks: Sequence[WeightFile]
@@ -49,19 +50,9 @@ class RankedFile:
     axes: Mapping[str, Axis]
 
     @property
-    def format(self) -> str:
-        """The format of the pieces."""
-        return self.ranks[0].format
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The texts of the first rank's header."""
-        return self.ranks[0].metadata
-
-    @property
-    def headers(self) -> Mapping[str, bytes]:
-        """File name -> raw header, of all ranks."""
-        return {name: head for file in self.ranks for name, head in getattr(file, "headers", {}).items()}
+    def inside(self) -> Sequence[WeightFile]:
+        """The pieces."""
+        return self.ranks
 
     def read(self, windows: Sequence[Window]) -> list[FloatArray]:
         """Each rank is read once, for the parts of the windows that lie in it."""

@@ -8,26 +8,22 @@ from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 from drupe.readers.interface import FloatArray, StoredArray, StoredFile, TensorInfo, WeightFile, Window
+from drupe.readers.wrapping import Wrapping, auxiliary_of
 
 Values = TypeVar("Values", FloatArray, StoredArray)
 
 
 @dataclass(frozen=True, slots=True)
-class SubsetFile:
+class SubsetFile(Wrapping):
     """Some of the tensors of ``file``, in its order."""
 
     file: WeightFile
     tensors: Mapping[str, TensorInfo]
 
     @property
-    def format(self) -> str:
-        """The format of the file."""
-        return self.file.format
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The texts of the file's header."""
-        return self.file.metadata
+    def inside(self) -> Sequence[WeightFile]:
+        """The file."""
+        return (self.file,)
 
     def read(self, windows: Sequence[Window]) -> list[FloatArray]:
         """As the file reads them."""
@@ -40,7 +36,7 @@ def subset(file: WeightFile, kept: Collection[str]) -> SubsetFile:
 
 
 @dataclass(frozen=True, slots=True)
-class UnionFile:
+class UnionFile(Wrapping):
     """Several files as one: their tensors' names begin with the name of the file's place and a mark."""
 
     files: Mapping[str, WeightFile]
@@ -50,31 +46,14 @@ class UnionFile:
     """Tensor -> prefix, and its name in that file."""
 
     @property
-    def format(self) -> str:
-        """The formats of the files."""
-        return "+".join(dict.fromkeys(file.format for file in self.files.values()))
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The texts of all headers; the first file's win."""
-        files = list(self.files.values())[::-1]
-        return {key: text for file in files for key, text in file.metadata.items()}
-
-    @property
-    def headers(self) -> Mapping[str, bytes]:
-        """File name -> raw header, of the files that have one."""
-        return {
-            name: header
-            for file in self.files.values()
-            for name, header in getattr(file, "headers", {}).items()
-        }
+    def inside(self) -> Sequence[WeightFile]:
+        """The files."""
+        return tuple(self.files.values())
 
     @property
     def auxiliary(self) -> frozenset[str]:
         """Tensors that only help to read others."""
-        return frozenset(
-            prefix + name for prefix, file in self.files.items() for name in getattr(file, "auxiliary", ())
-        )
+        return frozenset(prefix + name for prefix, file in self.files.items() for name in auxiliary_of(file))
 
     def read(self, windows: Sequence[Window]) -> list[FloatArray]:
         """Each file reads its own windows in one pass."""

@@ -18,7 +18,8 @@ from drupe.errors import FormatError, UsageError
 from drupe.readers.adapters.fit import Outcome, fit
 from drupe.readers.adapters.interface import MAGNITUDE, Change, Hadamard, LowRank, Method
 from drupe.readers.adapters.select import AdapterFile
-from drupe.readers.interface import Flag, FloatArray, TensorInfo, WeightFile, Window
+from drupe.readers.interface import FloatArray, TensorInfo, WeightFile, Window
+from drupe.readers.wrapping import Wrapping, headers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,18 @@ class _Edit:
 
 
 @dataclass(frozen=True, slots=True)
-class AppliedFile:
+class AppliedFile(Wrapping):
     """The tensors of ``base``, those that ``edits`` names changed as ``adapter`` says."""
 
     base: WeightFile
     adapter: AdapterFile
     tensors: Mapping[str, TensorInfo]
     edits: Mapping[str, _Edit]
+
+    @property
+    def inside(self) -> Sequence[WeightFile]:
+        """Both."""
+        return (self.base, self.adapter)
 
     @property
     def format(self) -> str:
@@ -58,19 +64,8 @@ class AppliedFile:
 
     @property
     def headers(self) -> Mapping[str, bytes]:
-        """Of the base, where it keeps them."""
-        return cast(Mapping[str, bytes], getattr(self.base, "headers", {}))
-
-    @property
-    def auxiliary(self) -> frozenset[str]:
         """Of the base."""
-        return cast(frozenset[str], getattr(self.base, "auxiliary", frozenset()))
-
-    @property
-    def flags(self) -> tuple[Flag, ...]:
-        """Of both."""
-        sides: tuple[WeightFile, ...] = (self.base, self.adapter)
-        return tuple(flag for side in sides for flag in getattr(side, "flags", ()))
+        return headers_of(self.base)
 
     def read(self, windows: Sequence[Window]) -> list[FloatArray]:
         """The values of each window; the base and the adapter are read once each."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 
@@ -38,6 +37,7 @@ from drupe.readers.interface import (
     Window,
     check_shape,
 )
+from drupe.readers.wrapping import Wrapping, flags_of
 from drupe.sources.interface import Tree
 
 MIN_SHARE = 0.5
@@ -46,7 +46,7 @@ _HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterFile:
+class AdapterFile(Wrapping):
     """An adapter as a weight file: each tensor has the name and shape of what it changes in the base.
 
     Values are the difference to the base (a vector of factors for IA3, the tensor itself where it was saved whole).
@@ -59,30 +59,19 @@ class AdapterFile:
     facts: AdapterFacts
 
     @property
-    def format(self) -> str:
-        """Of the container."""
-        return self.stored.format
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Of the container."""
-        return self.stored.metadata
-
-    @property
-    def headers(self) -> Mapping[str, bytes]:
-        """Of the container, where it keeps them."""
-        return cast(Mapping[str, bytes], getattr(self.stored, "headers", {}))
+    def inside(self) -> Sequence[WeightFile]:
+        """The container."""
+        return (self.stored,)
 
     @property
     def flags(self) -> tuple[Flag, ...]:
         """Of the container, and one for each tensor that is not read."""
-        own: tuple[Flag, ...] = getattr(self.stored, "flags", ())
         files = self.stored.tensors
         unread = (
             Flag(FlagKind.NOT_READ, files[name].file, name, reason=str(why))
             for name, why in self.skipped.items()
         )
-        return (*own, *unread)
+        return (*flags_of(self.stored), *unread)
 
     def read(self, windows: Sequence[Window]) -> list[FloatArray]:
         """The values of each window, from the needed rows and columns of the factors, read in one pass."""

@@ -33,6 +33,7 @@ from drupe.readers.quantised import (
     unread,
 )
 from drupe.readers.quantised.interface import Claim, Packed, Packing, Settings, Unread, take_stock
+from drupe.readers.wrapping import Wrapping, flags_of
 
 PACKINGS: tuple[Packing, ...] = (
     unread.claims, gptq.claims, awq.claims, bitsandbytes.claims, compressed.claims, fp4.claims, mlx.claims,
@@ -42,7 +43,7 @@ PACKINGS: tuple[Packing, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class QuantisedFile:
+class QuantisedFile(Wrapping):
     """The weights of a file; packed ones are decoded when read, their parts are not listed."""
 
     stored: StoredFile
@@ -52,27 +53,16 @@ class QuantisedFile:
     """Weights that are recognised and not decoded, and why."""
 
     @property
-    def format(self) -> str:
-        """Of the container."""
-        return self.stored.format
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Of the container."""
-        return self.stored.metadata
-
-    @property
-    def headers(self) -> Mapping[str, bytes]:
-        """Of the container, where it keeps them."""
-        return cast(Mapping[str, bytes], getattr(self.stored, "headers", {}))
+    def inside(self) -> Sequence[WeightFile]:
+        """The container."""
+        return (self.stored,)
 
     @property
     def flags(self) -> tuple[Flag, ...]:
         """Of the container, and one for each weight that is not decoded."""
-        own: tuple[Flag, ...] = getattr(self.stored, "flags", ())
         where = next(iter(self.stored.tensors.values())).file
         unread = (Flag(FlagKind.NOT_READ, where, name, reason=str(why)) for name, why in self.skipped.items())
-        return (*own, *unread)
+        return (*flags_of(self.stored), *unread)
 
     def read(self, windows: Sequence[Window]) -> list[FloatArray]:
         """The values of each window; the parts that all windows need are read in one pass."""
