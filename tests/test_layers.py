@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("readers.safetensors", "readers.gguf*", "readers.onnx*", "readers.tokenizer.*"),
         *("readers.card", "readers.code", "readers.quantised.*", "readers.adapters.*"),
     ),
-    ("readers.subset", "readers.folders", "readers.slices", "readers.ranks"),
+    ("readers.subset", "readers.folders", "readers.ranks"),
     ("readers.weights",),
     # a model, seen lazily
     ("schemes", "fused", "name_groups", "facts", "uninformative"),

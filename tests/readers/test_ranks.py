@@ -115,3 +115,19 @@ def test_ranks_that_do_not_belong_together(tmp_path: Path) -> None:
             write_safetensors(tmp_path / f"consolidated.{rank:02d}.safetensors", tensors, "fp32")
         with pytest.raises(error, match=says):
             open_weights(LocalTree(tmp_path))
+
+
+def test_a_rank_that_was_named_brings_the_others(tmp_path: Path) -> None:
+    folder = write(tmp_path / "m", read_model("r0"), 2, "torch")
+    assert opened(folder / "consolidated.01.pth").tensors == opened(folder).tensors
+
+
+@pytest.mark.parametrize(
+    "names", [("mp_rank_00_000/m.pt", "mp_rank_00_001/m.pt"), ("tp_rank_00/m.pt", "tp_rank_01/m.pt")]
+)
+def test_pieces_that_are_not_joined_are_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        write_torch(read_model("g0"), (tmp_path / name).parent, "m.pt")
+    with pytest.raises(UnsupportedError, match="slice of every tensor"):
+        open_weights(LocalTree(tmp_path))

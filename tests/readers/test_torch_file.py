@@ -246,8 +246,6 @@ def test_only_weights_are_chosen_among_the_files_of_a_folder() -> None:
     assert weight_files(["optimizer.pt", "rng_state.pth"]) == []
     with pytest.raises(UsageError, match="several models"):
         weight_files(["x.pt", "y.pt"])
-    with pytest.raises(UnsupportedError, match="slice of every tensor"):
-        weight_files(["consolidated.00.pth", "consolidated.01.pth"])
 
 
 def test_the_arguments_of_a_training_are_no_weights(tmp_path: Path) -> None:

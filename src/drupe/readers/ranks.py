@@ -4,14 +4,15 @@ Meta writes ``consolidated.00.pth``, ``consolidated.01.pth``, ... (github.com/me
 Megatron ``mp_rank_00/...``, ``mp_rank_01/...`` (Shoeybi et al. 2019, arXiv:1909.08053, section 3): every rank holds
 every name; a matrix whose outputs are split is a stack of rows, one whose inputs are split a row of columns, and the
 rest (norms, routers) is in every rank alike. Which it is, the shapes say: the hidden width is the extent that stays
-whole. Where they cannot, the name does; what is alike in all ranks is told by its first values.
+whole. Where they cannot, the name does; what is alike in all ranks is told by its first values. A rank without the
+others, and pipeline stages, are refused.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -24,6 +25,10 @@ from drupe.readers.wrapping import Wrapping
 _RANK = re.compile(
     r"(?:.*/)?(?:consolidated\.(\d\d)\.(?:pth|safetensors)|mp_rank_(\d\d)/[^/]+\.(?:pt|pth|bin))"
 )
+_NUMBER = r"\d{2,3}(?:_(?:pp_rank_)?\d{3})?"
+"""Of a rank, and of its pipeline stage."""
+_ANY_RANK = re.compile(rf"(?:(?:^|[/_])(?:mp|tp)_rank_|(?:^|/)consolidated\.)({_NUMBER})(?=[/_.])")
+"""Also of NeMo and DeepSpeed, which are not joined."""
 _BESIDE = re.compile(r"(?:^|/)(?:optimizer|optim|distrib_optim|rng_state|scheduler)[^/]*$")
 _INPUTS_SPLIT = re.compile(
     r"(^|[._])(wo|w2|o_proj|down_proj|dense_4h_to_h|linear_proj|linear_fc2|attention\.dense)\."
@@ -186,3 +191,19 @@ def _whole(info: TensorInfo, axis: Axis, ranks: int) -> TensorInfo:
     place = 0 if axis is Axis.ROWS or len(info.shape) < 2 else 1
     shape = tuple(extent * ranks if k == place else extent for k, extent in enumerate(info.shape))
     return replace(info, shape=check_shape(shape, info.file))
+
+
+def refuse_slices(opened: Iterable[str], files: Collection[str]) -> None:
+    """Raise UnsupportedError when an opened file is one rank of several that lie among ``files``."""
+    for name in opened:
+        rank = _ANY_RANK.search(name)
+        if rank is None:
+            continue
+        shape = re.compile(re.escape(name[: rank.start(1)]) + _NUMBER + re.escape(name[rank.end(1) :]))
+        ranks = sorted(other for other in files if shape.fullmatch(other))
+        if len(ranks) > 1:
+            raise UnsupportedError(
+                f"each of {len(ranks)} files holds a slice of every tensor (tensor parallelism)",
+                where=", ".join(ranks[:3]),
+                hint="give the folder of all ranks, or join them with the program that wrote them",
+            )

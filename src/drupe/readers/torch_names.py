@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from drupe.errors import UnsupportedError, UsageError
+from drupe.errors import UsageError
 
 _USUAL = (
     *("pytorch_model.bin", "diffusion_pytorch_model.bin", "adapter_model.bin", "open_clip_pytorch_model.bin"),
@@ -17,7 +17,6 @@ _BESIDE = re.compile(
     r"|.*_optim_states|.*tokenizer)[^/]*"
 )
 _SHARD = re.compile(r"(.*)-\d{5}-of-\d{5}\.\w+")
-_PARALLEL = re.compile(r"consolidated\.\d\d\.pth|mp_rank_\d\d.*\.pt")
 
 
 def is_torch_name(name: str) -> bool:
@@ -40,11 +39,6 @@ def weight_files(names: Sequence[str]) -> list[str]:
     """
     files = {name.rpartition("/")[2]: name for name in names}
     kept = {file: name for file, name in files.items() if not _BESIDE.fullmatch(file)}
-    parallel = [file for file in kept if _PARALLEL.fullmatch(file)]
-    if len(parallel) > 1:
-        raise UnsupportedError(
-            "each file holds a slice of every tensor", where=", ".join(sorted(parallel)[:3])
-        )
     for file in _USUAL:
         if file in kept:
             return [kept[file]]

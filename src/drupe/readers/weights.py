@@ -12,8 +12,7 @@ from drupe.errors import UsageError
 from drupe.messages import msg
 from drupe.readers.folders import part_folders, without_variants
 from drupe.readers.interface import Absent, WeightFile, check_names
-from drupe.readers.ranks import join_ranks, rank_files
-from drupe.readers.slices import refuse_slices
+from drupe.readers.ranks import join_ranks, rank_files, refuse_slices
 from drupe.readers.subset import unite
 from drupe.sources.interface import Tree
 
@@ -22,7 +21,7 @@ Opener = Callable[[Tree, Sequence[str]], WeightFile | None]
 
 def open_weights(tree: Tree) -> WeightFile | Absent:
     """The weights: of all ranks, of the folders of the parts, else the shallowest file of the best format."""
-    ranks = [] if getattr(tree, "selected", None) else rank_files(list(tree.files()))
+    ranks = rank_files(list(tree.files()))
     if ranks:
         pieces = [_open_best(tree, [name]) for name in ranks]
         return join_ranks([piece for piece in pieces if not isinstance(piece, Absent)])

@@ -38,6 +38,8 @@ SIBLINGS = (
 )
 """Files beside a selected weight file that describe the same model."""
 
+_RANK = re.compile(r"consolidated\.\d\d\.(pth|safetensors)")
+"""Tensor-parallel pieces of Meta and Mistral."""
 _SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
@@ -88,7 +90,7 @@ def belonging(names: Iterable[str], selected: str) -> list[str]:
     """Of one folder's file names, those that make up the model of the ``selected`` weight file.
 
     The file itself, the known siblings, and what else holds its weights: the shards of an index, the other
-    parts of a split GGUF, the external data of an ONNX file.
+    parts of a split GGUF or ranks, the external data of an ONNX file.
 
     >>> belonging(["a.gguf", "b.gguf", "config.json", "notes.txt"], "a.gguf")
     ['a.gguf', 'config.json']
@@ -103,5 +105,7 @@ def _is_part(name: str, selected: str) -> bool:
         return name.startswith(
             (selected + "_data", selected + ".data", PurePosixPath(selected).stem + ".data")
         )
+    if rank := _RANK.fullmatch(selected):
+        return bool((other := _RANK.fullmatch(name)) and other[1] == rank[1])
     parts = _SPLIT_GGUF.split(selected)
     return len(parts) == 2 and _SPLIT_GGUF.split(name)[0] == parts[0] and name.endswith(".gguf")
