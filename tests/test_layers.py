@@ -65,6 +65,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recover.refine",),
     ("recover.refine",),
     ("recover.findings",),
+    ("recover.feedback",),
     ("recover.lineage",),
     # judgement
     ("comparison",),

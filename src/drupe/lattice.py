@@ -122,10 +122,9 @@ def _lattice(
     levels = max(grid.levels for grid in grids)
     symmetric = sum(grid.symmetric for grid in grids) > 0.8 * len(grids)
     bits = max(2, int(np.ceil(np.log2(levels))))
-    step = float(np.median([grid.step for grid in grids]))
     if a is None:
         return Lattice(bits, group, symmetric, share, 0.0, 1.0)
-    steps = _local_steps(b, group, step)
+    steps = steps_of(b, group)
     distance = np.abs(a - b) / steps
     places = _uneven_places(b, steps) if symmetric else None
     if places is not None:
@@ -156,15 +155,19 @@ def _room(a: FloatArray, b: FloatArray, steps: FloatArray, places: NDArray[np.in
     return found
 
 
-def _local_steps(b: FloatArray, group: int, fallback: float) -> FloatArray:
-    """Step of each entry's own group, from the smallest gap of the group."""
+def steps_of(b: FloatArray, group: int) -> FloatArray:
+    """Step of each entry's own group, shape of B: the span over the number of smallest gaps in it."""
     width = group or b.shape[1]
-    flat = np.sort(b.reshape(-1, width), axis=1)
+    flat = np.sort(b.reshape(-1, width).astype(np.float64), axis=1)
     gaps = np.diff(flat, axis=1)
     gaps[gaps <= 1e-12] = np.inf
-    step = gaps.min(axis=1)
-    step[~np.isfinite(step)] = fallback
-    return np.repeat(step, width).reshape(b.shape).astype(np.float32)
+    smallest, span = gaps.min(axis=1), flat[:, -1] - flat[:, 0]
+    known = np.isfinite(smallest)
+    steps = np.full(len(flat), np.nan)
+    # The gap alone is off by the rounding of two values, which the span spreads over all steps.
+    steps[known] = span[known] / np.rint(span[known] / smallest[known])
+    steps[~known] = np.median(steps[known]) if known.any() else 1.0
+    return np.repeat(steps, width).reshape(b.shape).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,3 +112,25 @@ def excess_kurtosis(d: NDArray[np.float64]) -> float:
     squares = np.square(d - d.mean())
     variance = float(squares.mean())
     return float(np.square(squares).mean()) / variance**2 - 3.0 if variance > 0 else 0.0
+
+
+def log_chi_square(degrees: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of the logarithm of chi-square variables: digamma(k/2) + log 2 and trigamma(k/2).
+
+    Both by their recurrence up to 8 and the asymptotic series from there (Abramowitz & Stegun 6.3.18, 6.4.12),
+    absolute error below 1e-8.
+
+    >>> mean, variance = log_chi_square(np.array([1, 2]))
+    >>> [round(float(v), 5) for v in (*mean, *variance)]
+    [-1.27036, 0.11593, 4.9348, 1.64493]
+    """
+    x = np.asarray(degrees, np.float64) / 2.0
+    mean, variance = np.full_like(x, math.log(2.0)), np.zeros_like(x)
+    while (small := x < 8.0).any():
+        mean[small] -= 1.0 / x[small]
+        variance[small] += 1.0 / x[small] ** 2
+        x[small] += 1.0
+    y = 1.0 / (x * x)
+    mean += np.log(x) - 0.5 / x - y * (1 / 12 - y * (1 / 120 - y * (1 / 252 - y / 240)))
+    variance += 1.0 / x + 0.5 * y + y / x * (1 / 6 - y * (1 / 30 - y * (1 / 42 - y / 30)))
+    return mean, variance

@@ -14,7 +14,7 @@ from drupe.diagnose.kinds import SURFACE, Kind, Transformation
 from drupe.lattice import BEYOND_GRID, FULL_GRID, Lattice
 from drupe.messages import Message, msg
 from drupe.recover.align import SAMPLE_ROWS
-from drupe.recover.findings import Lineage, PairFacts
+from drupe.recover.findings import Feedback, Lineage, PairFacts
 from drupe.roles import is_table_role
 
 TRAINED_EDGE = 1.15
@@ -34,6 +34,16 @@ MAX_VECTOR_CAST = 0.01
 """Relative change of gains and biases that rounding to 16 or 8 bits explains."""
 MAX_NOISE_KURTOSIS = 8.0
 """Excess kurtosis that noise does not have: 0 when Gaussian, 6 when in proportion to Gaussian weights."""
+EXACT_GRID = 1e-3
+"""Share of values farther than half a step up to which nothing but rounding was done."""
+FEEDBACK_EXCESS = (-0.15, 0.08)
+"""Pooled excess (see recover/feedback.py) of GPTQ: -0.03 to 0.066 on r0; after a fine-tune a tenth of it, 0.14."""
+HIDDEN_CHANGE = 0.3
+"""White change, in units of the rounding error, that an excess of 0.08 leaves room for."""
+MAX_FEEDBACK_EDGE = 1.5
+"""Median edge of such errors: 1.2 to 1.33 (feedback gives them directions); after an update of rank 1, 1.7."""
+UNSEEN_FILL = 1.5
+"""Size of the errors of any matrix over that of the measured ones; at most 1.2 with GPTQ."""
 MAX_ROUNDING = 0.5
 """Relative change beyond which two packings of the same weights are not taken for such: 2 bits leave 0.4."""
 ROUNDING = 3.0
@@ -213,12 +223,31 @@ def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcom
     change = _grid_change(c, grids, by_storage=by_storage)
     beyond = float(np.median([grid.beyond_half_step for grid in grids])) if grids else 0.0
     moved = sum(grid.beyond_half_step > 2 * BEYOND_GRID for grid in grids)
-    if beyond <= BEYOND_GRID and moved < MIN_CLEAR and not _is_trained(pool):
+    exact = (
+        bool(grids) and beyond <= EXACT_GRID
+    )  # rounding explains every value, whatever its errors look like
+    if beyond <= BEYOND_GRID and moved < MIN_CLEAR and (exact or not _is_trained(pool)):
         key = "diagnosis.quantised" if grids else "diagnosis.quantised_blind"
         return Outcome((change,), False, (msg(key, rho=f"{pool.rho:.4f}"),))
+    feedback = c.lineage.feedback if c.lineage else None
+    if feedback is not None and _is_compensated(feedback, grids, pool):
+        reason = msg("diagnosis.compensated", energy=f"{feedback.energy:.2f}", hidden=f"{HIDDEN_CHANGE:.1f}")
+        return Outcome((change,), False, (reason,))
     trained = _training(pool)
     reason = msg("diagnosis.quantised_trained", beyond=f"{beyond:.1%}", edge=f"{pool.edge:.2f}")
     return Outcome((trained, change) if pool.rho > 0.3 else (change, trained), False, (reason,))
+
+
+def _is_compensated(feedback: Feedback, grids: Sequence[Lattice], pool: _Pool) -> bool:
+    """Whether rounding with error feedback explains what rounding to the nearest value does not."""
+    lowest, highest = FEEDBACK_EXCESS
+    most = UNSEEN_FILL * np.sqrt(feedback.energy)  # wide matrices, whose determinant is not known
+    return (
+        lowest <= feedback.excess <= highest
+        and feedback.largest <= highest
+        and pool.edge <= MAX_FEEDBACK_EDGE
+        and all(grid.fill <= most for grid in grids)
+    )
 
 
 def _unrounded(c: Comparison, tested: Sequence[PairFacts], pool: _Pool) -> Outcome | None:

@@ -63,6 +63,23 @@ class Matches:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """What rounding with error feedback leaves unexplained in matrices on a grid (recover/feedback.py).
+
+    ``excess``: mean over inputs and matrices of log var(E) beyond that of rounding, dependence on the other inputs
+    taken out: 0 when nothing but rounding was done, log(1 + d^2) after a white change d times as large as that.
+    ``sd``: its standard deviation without a change; ``largest``: what the excess of one matrix certainly exceeds;
+    ``energy``: |E|^2 over that of rounding to the nearest, the median.
+    """
+
+    excess: float
+    sd: float
+    largest: float
+    energy: float
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lineage:
     """Facts of the deep comparison; ``map_possible`` is None when a relation was found."""
 
@@ -79,6 +96,7 @@ class Lineage:
     """Median relative distance of the suspect's small tensors to the nearest of the source's."""
     tables_only: bool = False
     rows: RowsResult | None = None
+    feedback: Feedback | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -20,6 +20,7 @@ from drupe.recover import spectrum as spectra
 from drupe.recover.admissible import Admissible, admissible
 from drupe.recover.align import AlignedPair, Plan, align, spread
 from drupe.recover.contents import match_contents
+from drupe.recover.feedback import feedback
 from drupe.recover.findings import Basis, Lineage, Matches, PairFacts
 from drupe.recover.parts import Parts, Place, parts_of
 from drupe.recover.permuted import compare_rows
@@ -166,6 +167,7 @@ def _in_place(
         vectors_equal=vectors[0],
         vectors_change=vectors[1],
         tables_only=bool(pairs) and not any(pair.proven and _is_hidden(pair.place) for pair in pairs),
+        feedback=feedback(a, b, pairs, sparing=not full) if full or escalate else None,
     )
 
 
@@ -297,6 +299,8 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
     lattice = delta = on_grid = None
     if deep and pair.raw and pair.proven and residual.rho > 0.0 and pair.moved is None:
         lattice = find_lattice(values, source)
+        if lattice is None and pair.suspect.transposed:  # groups along the rows of the matrix as it is stored
+            lattice = find_lattice(values.T, source.T)
         on_grid = find_lattice(pair.source_values, unscaled)
         if on_grid is not None and lattice is not None and not explains(lattice):
             lattice = None  # the source's own grid, still to be seen in the suspect
