@@ -38,6 +38,9 @@ EXACT_GRID = 1e-3
 """Share of values farther than half a step up to which nothing but rounding was done."""
 FEEDBACK_EXCESS = (-0.15, 0.08)
 """Pooled excess (see recover/feedback.py) of GPTQ: -0.03 to 0.066 on r0; after a fine-tune a tenth of it, 0.14."""
+FEEDBACK_SHARE = 0.25
+"""Excess over bulk: at most 0.09 with GPTQ to 4 and 3 bits, 0.16 to 2; 0.35 and more when nothing but a change
+explains errors that are too large, 0.9 when it is white."""
 HIDDEN_CHANGE = 0.3
 """White change, in units of the rounding error, that an excess of 0.08 leaves room for."""
 MAX_FEEDBACK_EDGE = 1.5
@@ -243,7 +246,7 @@ def _is_compensated(feedback: Feedback, grids: Sequence[Lattice], pool: _Pool) -
     lowest, highest = FEEDBACK_EXCESS
     most = UNSEEN_FILL * np.sqrt(feedback.energy)  # wide matrices, whose determinant is not known
     return (
-        lowest <= feedback.excess <= highest
+        lowest <= feedback.excess <= min(highest, FEEDBACK_SHARE * feedback.bulk)
         and feedback.largest <= highest
         and pool.edge <= MAX_FEEDBACK_EDGE
         and all(grid.fill <= most for grid in grids)

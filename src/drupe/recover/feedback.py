@@ -9,8 +9,10 @@ det(E'E) = det(R'R) whatever the activations and the order were. A change before
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drupe.lattice import find_lattice, steps_of
 from drupe.model import Block, Matrix, Model
@@ -25,12 +27,26 @@ MOST_PAIRS, FEW_PAIRS = 12, 2
 
 SURE = 4.0
 """Standard deviations between the excess of a matrix and what it certainly exceeds."""
+BULK_SIDE = 640
+"""Rows and columns, evenly spread, on which the energy of the weaker directions is measured."""
 UNIFORM = -1.2
 """Excess kurtosis of uniform errors."""
 
 
+class Excess(NamedTuple):
+    """What one matrix shows; see :class:`Feedback`."""
+
+    value: float
+    sd: float
+    energy: float
+    bulk: float
+    columns: int
+
+
 def feedback(a: Model, b: Model, facts: Sequence[PairFacts], *, sparing: bool) -> Feedback | None:
     """Measure tall matrices that lie on a grid farther from the source than half a step; None when there are none."""
+    if any(pair.folded is not None for pair in facts):
+        return None  # the errors of the scales that were undone would pass for those of the rounding
     fitting = [pair for pair in facts if _fits(pair)]
     fitting.sort(key=lambda pair: pair.suspect.size)
     results = []
@@ -41,14 +57,15 @@ def feedback(a: Model, b: Model, facts: Sequence[PairFacts], *, sparing: bool) -
             results.append(found)
     if not results:
         return None
-    weights = np.array([columns for _, _, _, columns in results], np.float64)
+    weights = np.array([each.columns for each in results], np.float64)
     weights /= weights.sum()
-    values, sds = (np.array([result[k] for result in results]) for k in (0, 1))
+    values, sds = np.array([each.value for each in results]), np.array([each.sd for each in results])
     return Feedback(
         excess=float(weights @ values),
         sd=float(np.sqrt(np.square(weights * sds).sum())),
-        energy=float(np.median([energy for _, _, energy, _ in results])),
         largest=float((values - SURE * sds).max()),
+        energy=float(np.median([each.energy for each in results])),
+        bulk=float(weights @ [each.bulk for each in results]),
         pairs=len(results),
     )
 
@@ -56,7 +73,7 @@ def feedback(a: Model, b: Model, facts: Sequence[PairFacts], *, sparing: bool) -
 def _fits(pair: PairFacts) -> bool:
     matrix = pair.suspect
     tall = matrix.columns <= min(matrix.rows, MAX_COLUMNS) and matrix.rows == pair.source.rows
-    plain = pair.raw and pair.moved is None and not pair.negated and pair.folded is None
+    plain = pair.raw and pair.moved is None and not pair.negated
     return tall and plain and pair.place[1] is not None and pair.proven and pair.lattice is not None
 
 
@@ -64,8 +81,8 @@ def _rows(model: Model, matrix: Matrix, rows: int) -> FloatArray:
     return model.read([Block(matrix, 0, rows, 0, matrix.columns)])[0]
 
 
-def excess(source: FloatArray, suspect: FloatArray) -> tuple[float, float, float, int] | None:
-    """Excess, its standard deviation, energy and number of columns; shapes (rows, columns), rows >= columns.
+def excess(source: FloatArray, suspect: FloatArray) -> Excess | None:
+    """The excess of one matrix; shapes (rows, columns), rows >= columns.
 
     With S = E'E / rows, rows scaled by their steps s: (log det S - sum log mean s^2 / 12 - bias) / columns. Bias and
     variance are those of a Wishart matrix, whose determinant is a product of independent chi-square variables
@@ -88,7 +105,19 @@ def excess(source: FloatArray, suspect: FloatArray) -> tuple[float, float, float
     bias, variance = _wishart(rows, columns)
     value = (log_det - np.log(rounding).sum() - bias) / columns
     energy = float(np.square(errors).mean() / rounding.mean())
-    return float(value), float(np.sqrt(variance)) / columns, energy, columns
+    return Excess(
+        float(value), float(np.sqrt(variance)) / columns, energy, _bulk(errors, steps / scale), columns
+    )
+
+
+def _bulk(errors: NDArray[np.float64], steps: NDArray[np.float64]) -> float:
+    """log of the energy outside of the strongest eighth of the directions, over that of errors drawn uniformly."""
+    rows, columns = (np.linspace(0, n - 1, min(n, BULK_SIDE)).astype(int) for n in errors.shape)
+    block = np.ix_(rows, columns)
+    drawn = (np.random.default_rng(0).random((rows.size, columns.size)) - 0.5) * steps[block]
+    kept = columns.size - max(1, columns.size // 8)
+    found, expected = (np.linalg.eigvalsh(d.T @ d)[:kept].sum() for d in (errors[block], drawn))
+    return float(np.log(found / expected))
 
 
 def _wishart(rows: int, columns: int) -> tuple[float, float]:

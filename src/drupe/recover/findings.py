@@ -69,13 +69,15 @@ class Feedback:
     ``excess``: mean over inputs and matrices of log var(E) beyond that of rounding, dependence on the other inputs
     taken out: 0 when nothing but rounding was done, log(1 + d^2) after a white change d times as large as that.
     ``sd``: its standard deviation without a change; ``largest``: what the excess of one matrix certainly exceeds;
-    ``energy``: |E|^2 over that of rounding to the nearest, the median.
+    ``energy``: |E|^2 over that of rounding to the nearest, the median; ``bulk``: log of the same without the
+    strongest eighth of the directions, the mean: feedback adds to all directions, an update of low rank does not.
     """
 
     excess: float
     sd: float
     largest: float
     energy: float
+    bulk: float
     pairs: int
 
 
