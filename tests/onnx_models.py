@@ -28,6 +28,7 @@ class MemoryTree:
     content: Mapping[str, bytes]
     locator: str = "memory"
     revision: None = None
+    selected: None = None
     meter: Meter = field(default_factory=Meter)
 
     def files(self) -> Mapping[str, int]:

@@ -17,6 +17,7 @@ from drupe import fingerprint as fingerprints
 from drupe.errors import FormatError, LimitError
 from drupe.facts import to_json
 from drupe.fingerprint import MAGIC, Fingerprint, from_bytes, to_bytes
+from drupe.flags import NOTHING
 from drupe.opening import header_digest, open_subject
 from drupe.uninformative import State
 from hostile_files import save_small, small
@@ -177,6 +178,21 @@ def edit(path: tuple[str | int, ...], value: object) -> Callable[[dict[str, Any]
 GROUP = ["a.{}", "0-999999", [8, 32, 0, 0, 0], ""]
 
 
+def flags(*names: object, kind: str = "not_read", omitted: int = 0, text: str = "") -> dict[str, Any]:
+    return {"groups": [[kind, "f.bin", False, text, list(names)]], "omitted": omitted}
+
+
+def test_flags_are_a_key_that_may_be_there(data: bytes) -> None:
+    header, sample, records = parts(data)
+    assert from_bytes(data, "x").flags == NOTHING
+    header["flags"] = flags(["os.system", 7], ["a", None], kind="dangerous_code", omitted=3)
+    flagged = assembled(header, sample, records)
+    again = from_bytes(flagged, "x")
+    assert [(flag.what, flag.position) for flag in again.flags.kept] == [("os.system", 7), ("a", None)]
+    assert again.flags.omitted == 3
+    assert to_bytes(again) == flagged
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -198,6 +214,14 @@ GROUP = ["a.{}", "0-999999", [8, 32, 0, 0, 0], ""]
         (edit(("structure", "depth"), "4"), FormatError),
         (edit(("structure", "depth"), True), FormatError),
         (edit(("code", "files"), [["a", "b"]]), FormatError),
+        (edit(("flags",), []), FormatError),
+        (edit(("flags",), flags(["a", -1])), FormatError),
+        (edit(("flags",), flags(["a", "1"])), FormatError),
+        (edit(("flags",), flags(["a", 1], kind="odd")), FormatError),
+        (edit(("flags",), flags(["a", 1], omitted=-1)), FormatError),
+        (edit(("flags",), flags(*[["a", 1]] * 201)), LimitError),
+        (edit(("flags",), flags(["a" * 5000, 1])), LimitError),
+        (edit(("flags",), flags(["a", 1], text="b" * 5000)), LimitError),
     ],
     ids=str,
 )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zoo
+from drupe import roles as module
 from drupe.readers.interface import TensorInfo
 from drupe.roles import Role, Roles, assign_roles, split_name
 from drupe.schemes import schemes
@@ -204,3 +205,21 @@ def test_inference_does_not_give_the_roles_of_the_known_tower_again() -> None:
     roles = assign_roles([*tower("model.", 4), *infos(odd)]).by_tensor
     labels = [role.label for role in roles.values()]
     assert len(labels) == len(set(labels))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["p#.layers.0.self_attn.q_proj.weight", "p#.encoder.block.0.layer.0.SelfAttention.q.weight"]
+)
+def test_a_prefix_per_tensor_is_looked_up_once_for_all(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of a stranger's prefixes is that of their characters: what follows them is understood once."""
+    served = module._served
+    calls: list[object] = []
+
+    def counted(*arguments: object) -> object:
+        calls.append(arguments)
+        return served(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_served", counted)
+    roles = assign_roles(infos(pattern.replace("#", str(number)) for number in range(3000)))
+    assert 1 <= len(calls) <= 2
+    assert set(roles.stacks) <= {""}

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drupe import flags as flag_facts
 from drupe.errors import FormatError, LimitError
 from drupe.facts import from_json, to_json
+from drupe.flags import Flags
 from drupe.messages import Message, msg
 from drupe.model import Matrix, Model
 from drupe.name_groups import Named, NameGroup, expand, group_names, template_of
@@ -27,6 +29,7 @@ from drupe.signals.sketch.bits import DIGEST_BYTES, WORDS
 from drupe.signals.sketch.bits import VERSION as SKETCH_VERSION
 from drupe.signals.sketch.facts import WeightFacts
 from drupe.signals.sketch.facts import extract as extract_weights
+from drupe.signals.sketch.spread import sample_changes
 from drupe.signals.tokenizer import sketch as tokenizer
 
 MAGIC = b"DRUPEFP1"
@@ -52,6 +55,8 @@ _KEYS = frozenset(
 )
 _ADAPTER = "adapter"
 """Key of a header that only adapters have."""
+_FLAGS = "flags"
+"""Key of a header that only models have of which something must be said."""
 PARTS = ("weights", "config", "tokenizer", "code", "documents")
 
 
@@ -86,11 +91,15 @@ class Fingerprint:
     absent: Mapping[str, Message]
     adapter: AdapterFacts | None = None
     """When the weights are an adapter's alone. Its key is left out of the file for all other models."""
+    flags: Flags = flag_facts.NOTHING
+    """Remarks on the files. The key is left out when there is none."""
 
 
 def extract(model: Model, matrices: Sequence[Matrix] | None = None) -> Fingerprint:
     """The fingerprint of an opened model; reads a few rows of every matrix, or of the given ones only."""
     tensors = [] if isinstance(model.weights, Absent) else list(model.weights.tensors.values())
+    if model.adapter is not None and matrices is None:
+        matrices = sample_changes(model.matrices)
     config = None if isinstance(model.config, Absent) else model.config
     documents = None if isinstance(model.documents, Absent) else model.documents
     code = None if isinstance(model.code, Absent) else model.code
@@ -108,6 +117,7 @@ def extract(model: Model, matrices: Sequence[Matrix] | None = None) -> Fingerpri
         weights=extract_weights(model, matrices),
         absent={part: value.reason for part in PARTS if isinstance(value := getattr(model, part), Absent)},
         adapter=model.adapter,
+        flags=flag_facts.keep(model.flags),
     )
 
 
@@ -163,9 +173,13 @@ def to_bytes(fingerprint: Fingerprint) -> bytes:
 
 def _header(fingerprint: Fingerprint, groups: tuple[NameGroup, ...]) -> dict[str, Json]:
     vocabulary = fingerprint.tokenizer
-    adapter = {} if fingerprint.adapter is None else {_ADAPTER: to_json(fingerprint.adapter)}
+    further: dict[str, Json] = {}
+    if fingerprint.adapter is not None:
+        further[_ADAPTER] = to_json(fingerprint.adapter)
+    if fingerprint.flags.kept:
+        further[_FLAGS] = flag_facts.encode(fingerprint.flags)
     return {
-        **adapter,
+        **further,
         "sketch_version": SKETCH_VERSION,
         "structure": to_json(fingerprint.structure),
         "names": to_json(fingerprint.names),
@@ -225,8 +239,8 @@ def from_bytes(data: bytes, where: str) -> Fingerprint:
 
 
 def _parse(header: dict[str, Json], sample: bytes, records: bytes, where: str) -> Fingerprint:
-    if set(header) - {_ADAPTER} != _KEYS:
-        odd = (set(header) - {_ADAPTER}) ^ _KEYS
+    odd = (set(header) - {_ADAPTER, _FLAGS}) ^ _KEYS
+    if odd:
         raise FormatError(f"unknown or missing keys {sorted(odd)[:5]}", where=where)
     vocabulary = None
     if header["tokenizer"] is None and sample:
@@ -246,6 +260,7 @@ def _parse(header: dict[str, Json], sample: bytes, records: bytes, where: str) -
         weights=_weights(header["matrices"], records, where),
         absent=_absent(header["absent"], where),
         adapter=from_json(AdapterFacts, header[_ADAPTER], where) if _ADAPTER in header else None,
+        flags=flag_facts.decode(header[_FLAGS], where) if _FLAGS in header else flag_facts.NOTHING,
     )
 
 

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field, replace
 from drupe.errors import UsageError
 from drupe.matrices import Block, Matrix, assemble, list_matrices, windows_of
 from drupe.readers.adapters import AdapterFacts, AdapterFile, apply, read_adapter
+from drupe.readers.beside import read_beside
 from drupe.readers.card import Documents, read_documents
 from drupe.readers.code import CodeFiles, read_code
 from drupe.readers.config import Config, dialects, read_config, text
 from drupe.readers.config import from_gguf as config_from_gguf
-from drupe.readers.interface import Absent, FloatArray, TensorInfo, WeightFile, Window
+from drupe.readers.interface import Absent, Flag, FloatArray, TensorInfo, WeightFile, Window
 from drupe.readers.quantised import settings_of, unpack
 from drupe.readers.tokenizer import Tokenizer, read_tokenizer
 from drupe.readers.tokenizer import from_gguf as tokenizer_from_gguf
 from drupe.readers.weights import open_weights
-from drupe.readers.wrapping import auxiliary_of
+from drupe.readers.wrapping import auxiliary_of, flags_of, headers_of
 from drupe.roles import Roles, assign_roles
 from drupe.sources.interface import Tree
 
@@ -42,6 +43,8 @@ class Model:
     matrices: tuple[Matrix, ...]
     applied: Model | None = None
     """The adapter that is applied to the weights when they are read."""
+    beside: tuple[Flag, ...] = ()
+    """Remarks on files that are none of the weights."""
     used: dict[str, int] = field(default_factory=dict)
     _largest: dict[tuple[str, int, int | None], int] = field(default_factory=dict)
 
@@ -49,6 +52,12 @@ class Model:
     def adapter(self) -> AdapterFacts | None:
         """What kind of adapter this is, when it is one alone: its weights are then what it adds to a base."""
         return self.weights.facts if isinstance(self.weights, AdapterFile) else None
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What must be said of the weights, of an adapter that is applied to them, and of the files beside both."""
+        weights = () if isinstance(self.weights, Absent) else flags_of(self.weights)
+        return (*weights, *self.beside, *(self.applied.beside if self.applied else ()))
 
     @property
     def parameters(self) -> int:
@@ -129,7 +138,14 @@ def open_model(tree: Tree, extra_documents: Sequence[tuple[str, bytes]] = ()) ->
         tokenizer=tokenizer,
         roles=roles,
         matrices=_matrices(chosen, roles, config),
+        beside=read_beside(tree, _weight_files(weights)),
     )
+
+
+def _weight_files(weights: WeightFile | Absent) -> frozenset[str]:
+    if isinstance(weights, Absent):
+        return frozenset()
+    return frozenset({*headers_of(weights), *(info.file for info in weights.tensors.values())})
 
 
 def _matrices(tensors: Sequence[TensorInfo], roles: Roles, config: Config | Absent) -> tuple[Matrix, ...]:

@@ -18,9 +18,8 @@ from drupe.fingerprint import Fingerprint
 from drupe.model import Model, open_model, with_adapter
 from drupe.readers.card import read_documents
 from drupe.readers.code import read_code
-from drupe.readers.interface import Absent, Flag, FlagKind
+from drupe.readers.interface import Absent
 from drupe.readers.strict_json import Json
-from drupe.readers.wrapping import flags_of
 from drupe.signals.declared import SearchText, search_texts
 from drupe.signals.sketch.spread import spread_matrices
 from drupe.sources.interface import Tree
@@ -30,8 +29,6 @@ from drupe.subject import Subject
 
 FINGERPRINT = "fingerprint.drupe"
 EVIDENCE_FILES = "files"
-MAX_FLAGS = 200
-"""Remarks on the weight files that a report keeps."""
 Document = tuple[str, bytes]
 
 
@@ -147,8 +144,11 @@ def describe(locator: str, subject: Subject) -> dict[str, Json]:
     }
     if adapter := _adapter(subject):
         side["adapter"] = adapter
-    flags = _flags(model)
-    return {**side, "flags": flags} if flags else side
+    if flags := _flags(fingerprint):
+        side["flags"] = flags
+    if fingerprint.flags.omitted:
+        side["flags_omitted"] = fingerprint.flags.omitted
+    return side
 
 
 def _adapter(subject: Subject) -> dict[str, Json] | None:
@@ -175,12 +175,8 @@ def _adapter(subject: Subject) -> dict[str, Json] | None:
     }
 
 
-def _flags(model: Model | None) -> list[Json]:
-    """Remarks of the reader on the weight files, the gravest first: code that loading them would call for."""
-    found: Sequence[Flag] = (
-        () if model is None or isinstance(model.weights, Absent) else flags_of(model.weights)
-    )
-    ranked = sorted(found, key=lambda flag: list(FlagKind).index(flag.kind))[:MAX_FLAGS]
+def _flags(fingerprint: Fingerprint) -> list[Json]:
+    """Remarks on the files, the gravest first: code that loading them would call for."""
     return [
         {
             "kind": flag.kind.value,
@@ -188,8 +184,9 @@ def _flags(model: Model | None) -> list[Json]:
             "position": flag.position,
             "what": flag.what,
             "reason": flag.reason,
+            "beside": flag.beside,
         }
-        for flag in ranked
+        for flag in fingerprint.flags.kept
     ]
 
 

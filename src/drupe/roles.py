@@ -10,15 +10,15 @@ import math
 import re
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import resources
-from itertools import islice
 from typing import NamedTuple
 
+from drupe.name_groups import MAX_NUMBERS
 from drupe.readers.interface import Layout, TensorInfo
-from drupe.schemes import Pattern, Scheme, index, schemes, template
+from drupe.schemes import Pattern, Scheme, first_components, index, literal_places, schemes, template
 
 FFN_ROLES = frozenset({"gate", "up", "down"})
 LAYER_ROLES = FFN_ROLES | {
@@ -27,7 +27,7 @@ LAYER_ROLES = FFN_ROLES | {
 }
 TABLE_ROLES = frozenset({"embed", "head"})
 """One row per token."""
-_NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?![A-Za-z0-9])")
+_NUMBER = re.compile(r"(?<![A-Za-z0-9])(\d+)(?![A-Za-z0-9])")
 _FLAX_LEAVES = frozenset({"kernel", "embedding"})
 _NORM = re.compile(r"(?:norm|\bln(?:_\w+)?)\.scale", re.IGNORECASE)
 """Flax calls ``weight`` by what it does; a scale elsewhere may be a quantiser's."""
@@ -37,8 +37,6 @@ MAX_PREFIX = 5
 """Components in front of what a scheme knows."""
 MAX_PREFIXES = 16
 """Prefixes with layers, the most frequent first, that may be towers."""
-MAX_NUMBERS = 16
-"""Numbers of a name that count; real names have at most five. Further ones are text."""
 MAX_HINTED = 160
 """Characters of a name in which words are looked for."""
 MAX_TOWERS = 8
@@ -133,8 +131,8 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
     >>> split_name("model.layers.3.mlp.up_proj.weight")
     ('model.layers.{}.mlp.up_proj.weight', (3,))
     """
-    numbers = islice(_NUMBER.finditer(name), MAX_NUMBERS)
-    return _NUMBER.sub("{}", name, MAX_NUMBERS), tuple(int(number[0]) for number in numbers)
+    pieces = _NUMBER.split(name, MAX_NUMBERS)
+    return "{}".join(pieces[::2]), tuple(map(int, pieces[1::2]))
 
 
 def assign_roles(tensors: Iterable[TensorInfo], model_types: Container[str] = ()) -> Roles:
@@ -212,59 +210,86 @@ def _towers(infos: Sequence[TensorInfo], model_types: Container[str]) -> list[tu
 
 
 def _groups(names: Iterable[str]) -> dict[tuple[_Hit, ...], _Names]:
-    """Names by what explains them; names that nothing explains are left out."""
-    known: dict[tuple[str, ...], _Fit] = {}
-    groups: dict[tuple[tuple[str, ...], tuple[_Served, ...]], _Names] = defaultdict(list)
+    """Names by what explains them; names that nothing explains are left out.
+
+    A stranger's file may hold a prefix per tensor, so that every name is a group of its own: what is looked up is
+    kept by what comes behind the prefixes, and hits are made of the groups that are left.
+    """
+    numbers: dict[tuple[_Served, ...], int] = {}
+    known: dict[tuple[object, ...], int] = {}
+    groups: dict[_Key, list[str]] = defaultdict(list)
+    longest = [0]
     for name in names:
-        parts = tuple(name.split("."))
-        if len(parts) > MAX_COMPONENTS:
+        parts = _components(name)
+        fits = _fitting(template(parts)) if len(parts) <= MAX_COMPONENTS else ()
+        if not fits:
             continue
-        if parts[-1] in _FLAX_LEAVES or (parts[-1] == "scale" and _NORM.search(".".join(parts[-2:]))):
-            parts = (*parts[:-1], "weight")
-        shape = template(parts)
-        fit = known.get(shape)
-        if fit is None:
-            fit = known[shape] = _fit(shape)
-        served = _served(fit.candidates, parts) if fit.served is None else fit.served
-        if served:
-            prefixes = tuple(".".join(parts[:cut]) for cut, *_ in served)
-            groups[prefixes, served].append((name, parts))
-    return _frequent(
-        {
-            tuple(_Hit(prefix, *each) for prefix, each in zip(*key, strict=True)): members
-            for key, members in groups.items()
-        }
-    )
+        key = (*fits, *_literals(fits, parts))
+        number = known.get(key)
+        if number is None:
+            served = _served(fits, parts)
+            number = known[key] = numbers.setdefault(served, len(numbers) + 1) if served else 0
+            longest += [max(cut for cut, *_ in served)] if number == len(longest) else []
+        if number:
+            groups[number, ".".join(parts[: longest[number]])].append(name)
+    return {
+        tuple(_Hit(_begin(prefix, each[0]), *each) for each in served): [
+            (name, _components(name)) for name in members
+        ]
+        for prefix, served, members in _frequent(groups, list(numbers))
+    }
 
 
-_Candidate = tuple[int, Pattern]
-"""How many components come before a pattern, and the pattern."""
+def _components(name: str) -> tuple[str, ...]:
+    """The parts between the dots, the last as PyTorch calls it."""
+    parts = name.split(".")
+    if parts[-1] in _FLAX_LEAVES or (parts[-1] == "scale" and _NORM.search(".".join(parts[-2:]))):
+        parts[-1] = "weight"
+    return tuple(parts)
+
+
+def _begin(prefix: str, count: int) -> str:
+    """The first components of a prefix of no more than :data:`MAX_PREFIX`."""
+    return prefix if prefix.count(".") < count else ".".join(prefix.split(".")[:count])
+
+
+_Fit = tuple[int, str]
+"""How many components come before what the index knows, and its key there."""
 _Served = tuple[int, Pattern, tuple[int, ...]]
-"""The same, and the schemes that no better pattern serves."""
+"""How many components come before a pattern, the pattern, and the schemes that no better pattern serves."""
 
 
-class _Fit(NamedTuple):
-    """What fits names of one template. ``served`` is None when it depends on the numbers of the name."""
-
-    candidates: tuple[_Candidate, ...]
-    served: tuple[_Served, ...] | None
+_Key = tuple[int, str]
+"""Which patterns explain a name (counted from 1), and the longest prefix before one of them."""
 
 
-def _fit(shape: tuple[str, ...]) -> _Fit:
-    """Patterns that fit, those with fewest components before them first."""
-    found = tuple(
-        (cut, pattern)
-        for cut in range(min(len(shape), MAX_PREFIX + 1))
-        for pattern in index().get(".".join(shape[cut:]), ())
+def _fitting(shape: tuple[str, ...]) -> tuple[_Fit, ...]:
+    """What the index knows of a template, those with fewest components before them first."""
+    entries, first = index(), first_components()
+    return tuple(
+        [
+            (cut, key)
+            for cut in range(min(len(shape), MAX_PREFIX + 1))
+            if shape[cut] in first and (key := ".".join(shape[cut:])) in entries
+        ]
     )
-    fixed = not any(pattern.literals for _, pattern in found)
-    return _Fit(found, _served(found, shape) if fixed else None)
 
 
-def _served(candidates: Sequence[_Candidate], parts: tuple[str, ...]) -> tuple[_Served, ...]:
+def _literals(fits: Iterable[_Fit], parts: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """The numbers of a name that decide between patterns; those that no pattern has are alike."""
+    return tuple(
+        [
+            tuple([parts[cut + place] if parts[cut + place] in texts else "" for place, texts in places])
+            for cut, key in fits
+            if (places := literal_places().get(key))
+        ]
+    )
+
+
+def _served(fits: Iterable[_Fit], parts: tuple[str, ...]) -> tuple[_Served, ...]:
     served: set[int] = set()
     found = []
-    for cut, pattern in candidates:
+    for cut, pattern in ((cut, pattern) for cut, key in fits for pattern in index()[key]):
         if all(parts[cut + place] == text for place, text in pattern.literals):
             free = tuple(number for number in pattern.schemes if number not in served)
             served.update(free)
@@ -273,19 +298,27 @@ def _served(candidates: Sequence[_Candidate], parts: tuple[str, ...]) -> tuple[_
     return tuple(found)
 
 
-def _frequent(groups: Mapping[tuple[_Hit, ...], _Names]) -> dict[tuple[_Hit, ...], _Names]:
-    """The groups below prefixes that may be towers: a stranger's file may hold a prefix per tensor."""
+def _frequent(
+    groups: Mapping[_Key, list[str]], servings: Sequence[tuple[_Served, ...]]
+) -> Iterator[tuple[str, tuple[_Served, ...], list[str]]]:
+    """The groups below prefixes that may be towers."""
+    cuts: list[Counter[int]] = [Counter()]
+    """How many components come before -> the patterns there that count layers."""
+    for served in servings:
+        cuts.append(Counter())
+        for cut, pattern, _ in served:
+            cuts[-1][cut] += pattern.layer is not None
     layered: Counter[str] = Counter()
-    for hits, names in groups.items():
-        for hit in hits:
-            layered[hit.prefix] += 0 if hit.pattern.layer is None else len(names)
-    if len(layered) <= MAX_PREFIXES:
-        return dict(groups)
+    for (number, prefix), names in groups.items():
+        for cut, patterns in cuts[number].items():
+            layered[_begin(prefix, cut)] += patterns * len(names)
     above = {""}
     for prefix, _ in layered.most_common(MAX_PREFIXES):
         parts = prefix.split(".")
         above.update(".".join(parts[: count + 1]) for count in range(len(parts)))
-    return {hits: names for hits, names in groups.items() if any(hit.prefix in above for hit in hits)}
+    for (number, prefix), names in groups.items():
+        if len(layered) <= MAX_PREFIXES or any(_begin(prefix, cut) in above for cut in cuts[number]):
+            yield prefix, servings[number - 1], names
 
 
 def _best_tower(groups: Mapping[tuple[_Hit, ...], _Names], allowed: Container[int]) -> tuple[int, str]:
@@ -340,16 +373,19 @@ def _infer(infos: Sequence[TensorInfo], known: Iterable[str], towers: int) -> di
         pattern, numbers = split_name(info.name)
         groups[pattern].append((numbers, info))
     roots: dict[str, dict[str, list[tuple[tuple[int, ...], TensorInfo]]]] = defaultdict(dict)
+    counting: dict[str, list[int]] = {}
     for pattern, members in groups.items():
-        if _varying(members) is not None and len({info.shape for _, info in members}) == 1:
+        places = _varying(members) if len(members) > 1 else None
+        if places is not None and len({info.shape for _, info in members}) == 1:
+            counting[pattern] = places
             roots[pattern.partition("{}")[0]][pattern] = members
     taken = set(known)
     found = _infer_tables(groups, taken)
     by_size = sorted(roots.values(), key=lambda root: -sum(map(len, root.values())))
     for place, root in enumerate(by_size[:MAX_TOWERS], start=towers):
-        found.update(_infer_layers(root, taken, f"tower{place + 1}." if place else ""))
+        found.update(_infer_layers(root, counting, taken, f"tower{place + 1}." if place else ""))
     for root in by_size[MAX_TOWERS:]:
-        found.update(_infer_layers(root, taken, ""))
+        found.update(_infer_layers(root, counting, taken, ""))
     return found
 
 
@@ -357,24 +393,31 @@ def _infer_tables(groups: _Groups, taken: set[str]) -> dict[str, Role]:
     """Tables of tokens: each role once."""
     hidden = _hidden_size(groups)
     found = {}
+    words = _words_for(TABLE_ROLES - taken)
     for pattern, members in groups.items():
-        if len(members) == 1 and len(members[0][1].shape) == 2:
+        if len(members) == 1 and len(members[0][1].shape) == 2 and any(w.search(pattern) for w in words):
             table = _guess(pattern, members[0][1], hidden)
             if table in TABLE_ROLES - taken:
                 taken.add(table)
+                words = _words_for(TABLE_ROLES - taken)
                 found[members[0][1].name] = Role(table)
     return found
 
 
-def _infer_layers(groups: _Groups, taken: set[str], stack: str) -> dict[str, Role]:
-    """The layers of one tower, whose roles begin with ``stack`` when another tower has them already."""
+def _infer_layers(
+    groups: _Groups, counting: Mapping[str, list[int]], taken: set[str], stack: str
+) -> dict[str, Role]:
+    """The layers of one tower, whose roles begin with ``stack`` when another tower has them already.
+
+    ``counting``: pattern -> the numbers that count its members.
+    """
     hidden = _hidden_size(groups)
     found = {}
     for pattern, members in groups.items():
         guess = _guess(pattern, members[0][1], hidden)
         role = next(role for role in (guess, stack + guess, pattern) if role not in taken or role == pattern)
         taken.add(role)
-        varying = _varying(members) or [0]
+        varying = counting[pattern]
         for numbers, info in members:
             expert = numbers[varying[1]] if len(varying) > 1 else None
             found[info.name] = Role(role, numbers[varying[0]], expert)
@@ -401,12 +444,21 @@ def _varying(members: Sequence[tuple[tuple[int, ...], TensorInfo]]) -> list[int]
 
 def _hidden_size(groups: _Groups) -> int:
     """The extent that most matrices share: the width of the residual stream."""
-    extents: Counter[int] = Counter()
+    shapes: dict[tuple[int, ...], int] = {}
     for members in groups.values():
         for _, info in members:
             if len(info.shape) == 2:
-                extents.update(set(info.shape))
-    return extents.most_common(1)[0][0] if extents else 0
+                shapes[info.shape] = shapes.get(info.shape, 0) + 1
+    extents: dict[int, int] = {}
+    for shape, count in shapes.items():
+        for extent in set(shape):
+            extents[extent] = extents.get(extent, 0) + count
+    return max(extents, key=extents.__getitem__, default=0)
+
+
+def _words_for(roles: Container[str]) -> list[re.Pattern[str]]:
+    """The words that speak for one of the roles."""
+    return [regex for regex, role in _hints() if role in roles]
 
 
 def _guess(pattern: str, info: TensorInfo, hidden: int) -> str:

@@ -174,3 +174,22 @@ def index() -> Mapping[str, tuple[Pattern, ...]]:
         layer, expert = (*free, None, None)[:2]
         found[".".join(template(parts))].append(Pattern(role, literals, layer, expert, tuple(numbers)))
     return {key: tuple(sorted(each, key=lambda p: -len(p.literals))) for key, each in found.items()}
+
+
+@cache
+def first_components() -> frozenset[str]:
+    """How the keys of the index begin."""
+    return frozenset(key.partition(".")[0] for key in index())
+
+
+@cache
+def literal_places() -> Mapping[str, tuple[tuple[int, frozenset[str]], ...]]:
+    """Key of the index -> places at which its patterns have numbers of their own, and these."""
+    found: dict[str, dict[int, set[str]]] = {}
+    for key, patterns in index().items():
+        for place, text in (literal for pattern in patterns for literal in pattern.literals):
+            found.setdefault(key, defaultdict(set))[place].add(text)
+    return {
+        key: tuple((place, frozenset(texts)) for place, texts in sorted(places.items()))
+        for key, places in found.items()
+    }

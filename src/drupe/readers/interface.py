@@ -88,19 +88,25 @@ class FlagKind(StrEnum):
     """Loading the file with its own library can run commands, load code, or open files and connections."""
     UNKNOWN_CODE = "unknown_code"
     """Loading the file with its own library imports code that is on no list."""
+    LOADER_CODE = "loader_code"
+    """A code file that a loader runs when it is allowed to; that says neither good nor bad of it."""
     NOT_READ = "not_read"
-    """A tensor that is listed nowhere, and why."""
+    """A tensor that is listed nowhere, or a file beside the weights that could not be scanned, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One remark on a file: the imported name or the tensor, and the byte of the file, where there is one."""
+    """One remark on a file: the imported name or the tensor, and the byte of the file, where there is one.
+
+    ``beside``: the file is none of the weights, but lies in the same folder or repository.
+    """
 
     kind: FlagKind
     file: str
     what: str
     position: int | None = None
     reason: str = ""
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

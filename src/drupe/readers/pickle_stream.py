@@ -443,13 +443,21 @@ def _bytes(m: _Machine, width: int) -> None:
     m.literal(raw, raw)
 
 
-def read_stream(read: Read, size: int, start: int, where: str, budget: Budget, depth: int = 0) -> Stream:
+def read_stream(
+    read: Read,
+    size: int,
+    start: int,
+    where: str,
+    budget: Budget,
+    depth: int = 0,
+    uses: dict[str, Use] | None = None,
+) -> Stream:
     """The pickle that starts at a byte of a file of ``size`` bytes.
 
-    Raises FormatError when it is damaged, naming what it would have called until there; LimitError beyond the
-    budget.
+    ``uses`` is filled with the imported names, also those of a pickle that breaks off. Raises FormatError when it is
+    damaged, naming what it would have called until there; LimitError beyond the budget.
     """
-    machine = _Machine(read, size, start, where, budget)
+    machine = _Machine(read, size, start, where, budget, uses={} if uses is None else uses)
     try:
         value = machine.run()
     except FormatError as error:

@@ -9,33 +9,32 @@ followed, whatever they are for: :class:`drupe.readers.interface.Flag` says what
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from drupe.errors import FormatError, LimitError, UnsupportedError
 from drupe.readers.dense import DenseFile, Place, check_density
 from drupe.readers.interface import MAX_TENSORS, Flag, FlagKind, Layout, TensorInfo, check_tensor_count
-from drupe.readers.pickle_globals import Danger
 from drupe.readers.pickle_stream import LOAD_NOWHERE, MAX_PICKLE, Budget, read_stream, read_streams
 from drupe.readers.pickle_values import Pairs, Persistent, Stream, Value
 from drupe.readers.shard_index import check_index, read_index
+from drupe.readers.torch_pickles import (
+    HEAD,
+    ZIP_HEAD,
+    archive_root,
+    flags_of_uses,
+    follow,
+    follow_others,
+    is_pickle,
+    is_tar,
+    refuse_foreign,
+)
 from drupe.readers.torch_values import DTYPES, Storage, Tensors, View, find_tensors, storage_of
-from drupe.readers.zip_entries import Entry, EntryBlob, ZipFile, open_zip
+from drupe.readers.zip_entries import EntryBlob, ZipFile, open_zip
 from drupe.sources.interface import Blob, Span, Tree
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-ZIP_HEAD = b"PK\x03\x04"
-_HEAD = 512
-_FOREIGN = {b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive", b"\x1f\x8b": "a gzip stream", b"BZh": "a bzip2 stream",
-            b"\xfd7zXZ\x00": "an xz stream", b"\x28\xb5\x2f\xfd": "a zstd stream", b"Rar!": "a RAR archive",
-            b"\x93NUMPY": "a NumPy array", b"\x89HDF": "an HDF5 file", b"GGUF": "a GGUF file"}  # fmt: skip
-_PICKLES = (".pkl", ".pickle", ".pk", ".p", ".joblib", ".dill")
-_SNIFFED, _SNIFF_LIMIT = 64, 1 << 20
-"""Further entries of an archive that are looked at, because they may be pickles: how many, and of what size."""
-_DANGER: Mapping[Danger, FlagKind] = {
-    Danger.DANGEROUS: FlagKind.DANGEROUS_CODE,
-    Danger.UNKNOWN: FlagKind.UNKNOWN_CODE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,8 @@ def open_index(tree: Tree, name: str) -> DenseFile:
 
 def is_torch(blob: Blob) -> bool:
     """Whether a file begins as a checkpoint of PyTorch does: a zip archive, a pickle or a tar archive."""
-    head = blob.read(0, min(blob.size, _HEAD))
-    is_pickle = head[:1] == b"\x80" and head[1:2] <= b"\x05"
-    return head.startswith(ZIP_HEAD) or is_pickle or head[257:262] == b"ustar"
+    head = blob.read(0, min(blob.size, HEAD))
+    return head.startswith(ZIP_HEAD) or is_pickle(head) or is_tar(head)
 
 
 def _reasons(flags: Sequence[Flag]) -> str:
@@ -109,32 +107,21 @@ def _open_part(blob: Blob) -> _Part:
         return _open_layout(blob, found)
     except (FormatError, UnsupportedError) as error:
         dangerous = [repr(flag.what[:80]) for flag in found if flag.kind is FlagKind.DANGEROUS_CODE]
-        if not dangerous:
+        if not dangerous or error.hint == LOAD_NOWHERE:
             raise
         what = f"{error.what}; it calls for {', '.join(dangerous[:3])}"
         raise FormatError(what, where=error.where, hint=LOAD_NOWHERE) from None
 
 
 def _open_layout(blob: Blob, found: list[Flag]) -> _Part:
-    head = blob.read(0, min(blob.size, _HEAD))
-    for mark, what in _FOREIGN.items():
-        if head.startswith(mark):
-            raise UnsupportedError(f"{what}, not a checkpoint of PyTorch", where=blob.name)
+    head = blob.read(0, min(blob.size, HEAD))
+    refuse_foreign(head, blob.name)
     if head.startswith(ZIP_HEAD):
         return _open_archive(blob, found)
-    if head[257:262] == b"ustar":
+    if is_tar(head):
         what = "the tar layout of PyTorch before 0.1.12"
         raise UnsupportedError(what, where=blob.name, hint="load and save it again with a newer PyTorch")
     return _open_legacy(blob, found)
-
-
-def _flags(streams: Sequence[Stream], where: str) -> list[Flag]:
-    return [
-        Flag(_DANGER[use.danger], where, use.path, use.position)
-        for stream in streams
-        for use in stream.uses
-        if use.danger in _DANGER
-    ]
 
 
 def _refused(tensors: Tensors, where: str) -> list[Flag]:
@@ -149,70 +136,25 @@ def _most(blob: Blob) -> int:
 # the zip layout
 def _open_archive(blob: Blob, found: list[Flag]) -> _Part:
     archive = open_zip(blob)
-    root = _root(archive)
+    root = archive_root(archive)
     budget = Budget.of_file(blob.size)
     if f"{root}data.pkl" not in archive.entries:
         raise UnsupportedError("a zip archive without data.pkl", where=blob.name)
     _check_byte_order(archive, root)
     data = archive.read(f"{root}data.pkl", MAX_PICKLE)
     streams = read_streams(data, f"{blob.name}: {root}data.pkl", budget)
-    found += _flags(streams, f"{blob.name}: {root}data.pkl")
-    _follow_others(archive, root, budget, found)
+    for stream in streams:
+        found += flags_of_uses(stream.uses, f"{blob.name}: {root}data.pkl")
+    follow_others(archive, root, budget, found)
     tensors = find_tensors(streams[0].value, blob.name, _most(blob))
     found += _refused(tensors, blob.name)
     return _Part(tensors, _stored(archive, root, tensors), data, tuple(found))
-
-
-def _root(archive: ZipFile) -> str:
-    """The folder of the archive: that of its first entry, as PyTorch has it.
-
-    Names are refused that differ in case only: PyTorch does not tell them apart.
-    """
-    seen: dict[str, str] = {}
-    for name in archive.entries:
-        other = seen.setdefault(name.lower(), name)
-        if other != name:
-            raise FormatError(
-                f"the entries {other[:80]!r} and {name[:80]!r} differ in case only", where=archive.blob.name
-            )
-    first = next(iter(archive.entries), "")
-    folder, slash, _ = first.partition("/")
-    return folder + slash if slash else ""
 
 
 def _check_byte_order(archive: ZipFile, root: str) -> None:
     name = f"{root}byteorder"
     if name in archive.entries and archive.read(name, 64).strip() != b"little":
         raise UnsupportedError("numbers that are not little-endian", where=archive.blob.name)
-
-
-def _follow_others(archive: ZipFile, root: str, budget: Budget, found: list[Flag]) -> None:
-    """Add what the pickles beside ``data.pkl`` would import: constants of TorchScript, or stowaways."""
-    small = 0
-    for name, entry in archive.entries.items():
-        if name == f"{root}data.pkl" or _is_known(name, root):
-            continue
-        where = f"{archive.blob.name}: {name[:200]}"
-        if name.lower().endswith(_PICKLES):
-            found += _flags(read_streams(archive.read(name, MAX_PICKLE), where, budget), where)
-        elif 4 <= entry.size <= _SNIFF_LIMIT and small < _SNIFFED:
-            small += 1
-            found += _stowaway(archive, entry, where, budget)
-
-
-def _is_known(name: str, root: str) -> bool:
-    """Entries that hold numbers, source text, or a version."""
-    folder, _, rest = name[len(root) :].partition("/")
-    if rest:
-        return folder in ("data", "constants", ".data", "code") and not name.lower().endswith(_PICKLES)
-    return folder in ("version", "byteorder", ".format_version", ".storage_alignment")
-
-
-def _stowaway(archive: ZipFile, entry: Entry, where: str, budget: Budget) -> list[Flag]:
-    data = archive.read(entry.name, _SNIFF_LIMIT)
-    if data[0] != 0x80 or data[1] > 5:
-        return []
-    return _flags(read_streams(data, where, budget), where)
 
 
 def _stored(archive: ZipFile, root: str, tensors: Tensors) -> dict[str, tuple[Blob, int]]:
@@ -236,7 +178,7 @@ def _open_legacy(blob: Blob, found: list[Flag]) -> _Part:
     for _ in range(5):
         start = streams[-1].stop if streams else 0
         streams.append(read_stream(blob.read, blob.size, start, blob.name, budget))
-        found += _flags(streams[-1:], blob.name)
+        found += flags_of_uses(streams[-1].uses, blob.name)
         if streams[0].value != MAGIC:
             raise _not_a_checkpoint(blob, streams[0].stop, budget, found)
     _, protocol, system, root, keys = (stream.value for stream in streams)
@@ -245,10 +187,11 @@ def _open_legacy(blob: Blob, found: list[Flag]) -> _Part:
     if isinstance(system, Pairs) and any(k == "little_endian" and v is False for k, v in system.pairs):
         raise UnsupportedError("numbers that are not little-endian", where=blob.name)
     tensors = find_tensors(root, blob.name, _most(blob))
-    starts = _legacy_storages(blob, streams[3].references, keys, streams[-1].stop)
-    at = max((start + size for _, start, size in starts.values()), default=streams[-1].stop)
+    starts = legacy_storages(blob, streams[3].references, keys, streams[-1].stop)
+    at = legacy_end(starts, streams[-1].stop)
     if at != blob.size:
-        _follow(blob, at, Budget.of_file(0), found)
+        with suppress(FormatError):
+            follow(blob.read, blob.size, blob.name, Budget.of_file(0), found, at)
         raise FormatError(f"{blob.size - at} bytes behind the last storage", where=blob.name)
     for key in {view.storage.key for view in tensors.views.values()} - set(starts):
         raise FormatError(f"the storage {key[:80]!r} is not in the file", where=blob.name)
@@ -257,7 +200,12 @@ def _open_legacy(blob: Blob, found: list[Flag]) -> _Part:
     return _Part(tensors, places, blob.read(0, streams[-1].stop), tuple(found))
 
 
-def _legacy_storages(
+def legacy_end(starts: Mapping[str, tuple[Blob, int, int]], at: int) -> int:
+    """The byte after the last storage; ``at`` when there is none."""
+    return max((start + size for _, start, size in starts.values()), default=at)
+
+
+def legacy_storages(
     blob: Blob, references: Sequence[Persistent], keys: Value, at: int
 ) -> dict[str, tuple[Blob, int, int]]:
     """Start and bytes of each storage: they follow in the order of ``keys``, each behind its number of values."""
@@ -294,22 +242,10 @@ def _legacy_sizes(blob: Blob, references: Sequence[Persistent]) -> dict[str, Sto
     return found
 
 
-def _follow(blob: Blob, at: int, budget: Budget, found: list[Flag]) -> None:
-    """Add what further pickles would call for, as far as they are pickles."""
-    while at < blob.size:
-        try:
-            stream = read_stream(blob.read, blob.size, at, blob.name, budget)
-        except FormatError as error:
-            if error.hint == LOAD_NOWHERE:
-                found.append(Flag(FlagKind.DANGEROUS_CODE, blob.name, error.what, at))
-            return
-        found += _flags([stream], blob.name)
-        at = stream.stop
-
-
 def _not_a_checkpoint(blob: Blob, at: int, budget: Budget, found: list[Flag]) -> FormatError:
     """The error for a pickle of something else."""
-    _follow(blob, at, budget, found)
+    with suppress(FormatError):
+        follow(blob.read, blob.size, blob.name, budget, found, at)
     unknown = [repr(flag.what[:80]) for flag in found if flag.kind is FlagKind.UNKNOWN_CODE]
     what = f"a pickle that calls for {', '.join(unknown[:3])}" if unknown else "a pickle"
     return FormatError(f"{what}, not a checkpoint of PyTorch", where=blob.name)

@@ -29,6 +29,15 @@ def is_torch_name(name: str) -> bool:
     return not file.endswith(".bin") or "pytorch_model" in file or file == "adapter_model.bin"
 
 
+def is_training_leftover(name: str) -> bool:
+    """Whether a file of that name is what training leaves beside the weights.
+
+    >>> [is_training_leftover(name) for name in ("run/training_args.bin", "optimizer.pt", "pytorch_model.bin")]
+    [True, True, False]
+    """
+    return _BESIDE.fullmatch(name.rpartition("/")[2]) is not None
+
+
 def weight_files(names: Sequence[str]) -> list[str]:
     """The files among ``names`` (of one folder) that make up the model; none when all are of another kind.
 
@@ -38,7 +47,7 @@ def weight_files(names: Sequence[str]) -> list[str]:
     ['m/pytorch_model.bin']
     """
     files = {name.rpartition("/")[2]: name for name in names}
-    kept = {file: name for file, name in files.items() if not _BESIDE.fullmatch(file)}
+    kept = {file: name for file, name in files.items() if not is_training_leftover(file)}
     for file in _USUAL:
         if file in kept:
             return [kept[file]]

@@ -32,8 +32,8 @@ def open_weights(tree: Tree) -> WeightFile | Absent:
 
 
 def _open_whole(tree: Tree) -> WeightFile | Absent:
-    selected: str | None = getattr(tree, "selected", None)
-    if selected:
+    selected = tree.selected
+    if selected is not None:
         opener = None if selected.lower().endswith(_KNOWN) else _opener_by_content(tree, selected)
         file = None if opener is None else opener(tree, [selected])
         return _open_best(tree, [selected]) if file is None else _checked(file, selected)
@@ -143,7 +143,7 @@ def _open_torch(tree: Tree, names: Sequence[str]) -> WeightFile | None:
     from drupe.readers.torch_file import is_torch, open_torch
     from drupe.readers.torch_names import is_torch_name, weight_files
 
-    chosen = names if getattr(tree, "selected", None) else weight_files(names)
+    chosen = names if tree.selected is not None else weight_files(names)
     blobs = [tree.open(name) for name in chosen]
     known = [blob for blob in blobs if is_torch_name(blob.name) or is_torch(blob)]
     return open_torch(known) if known else None

@@ -59,6 +59,10 @@ class Tree(Protocol):
         """The pinned revision (commit) of a repository, or None."""
 
     @property
+    def selected(self) -> str | None:
+        """The one weight file of a folder that the user named; None for a whole folder or repository."""
+
+    @property
     def meter(self) -> Meter:
         """What was read so far from any blob of this tree."""
 

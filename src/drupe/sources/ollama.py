@@ -127,6 +127,8 @@ def stores() -> list[Path]:
 class OllamaTree:
     """One model of Ollama. ``is_local``: from the store, else from the registry or what the cache kept of it."""
 
+    selected = None
+
     def __init__(self, locator: str, *, offline: bool = False, limits: Limits | None = None) -> None:
         self._locator = locator
         self._name = parse_name(locator)

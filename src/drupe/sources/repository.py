@@ -144,7 +144,7 @@ class RepositoryTree:
         if size is None:
             raise LocatorError("no such file in the repository", where=f"{self._locator}: {name}")
         if self._local is not None and self._local.files().get(full) == size:
-            return self._local.open(full)
+            return self._local.open(full, name)
         return self._blob(full, name, size)
 
     def close(self) -> None:
