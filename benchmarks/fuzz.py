@@ -72,6 +72,7 @@ class MemoryTree:
     content: Folder
     locator: str = "fuzz"
     revision: str | None = None
+    selected: str | None = None
     meter: Meter = field(default_factory=Meter)
 
     def files(self) -> Mapping[str, int]:
@@ -118,6 +119,17 @@ def seeds() -> dict[str, list[Folder]]:
     found["quantised"] = _each("quantised_files", "*.safetensors", "model.safetensors")
     found["flax"] = _each("format_files", "*.msgpack", "flax_model.msgpack")
     found["ctranslate2 files"] = _each("format_files", "ctranslate2*.bin", "model.bin")
+    plain = {
+        name: data
+        for name, data in found["whole folder"][0].items()
+        if name.endswith((".safetensors", ".json"))
+    }
+    found["beside the weights"] = [
+        {**plain, "optimizer.pt": data} for folder in found["torch"] for data in folder.values()
+    ]
+    found["adapters"] = [
+        _read(path.parent) for path in sorted((TESTS / "adapters").rglob("adapter_config.json"))
+    ]
     found["numpy files"] = _each("format_files", "*.npz", "weights.npz")
     return found
 

@@ -51,6 +51,8 @@ MAX_ROUNDING = 0.5
 """Relative change beyond which two packings of the same weights are not taken for such: 2 bits leave 0.4."""
 ROUNDING = 3.0
 """Changes below this many rounding errors of the storage type cannot be told from rounding."""
+FLOAT_ROUNDING = 3e-7
+"""Relative change that float32 sums leave when they are taken in another order."""
 MIN_PRUNED = 0.05
 MAX_FEW_ROWS = 0.5
 KEPT_EQUAL = 0.99
@@ -95,6 +97,9 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
     if all(pair.residual.equal == 1.0 for pair in pairs):
         return _equal(c, lineage)
     pool = _pool(pairs)
+    if all(pair.residual.rho < FLOAT_ROUNDING for pair in lineage.pairs if pair.proven):
+        rounding = Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.rho:.0e}"),))
+        return _with_outside(rounding, lineage, pool)
     cast = _cast(c, pairs)
     if cast is not None:
         return _with_outside(Outcome((cast,), False, (msg("diagnosis.cast_exact"),)), lineage, pool)

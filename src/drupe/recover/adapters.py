@@ -1,18 +1,15 @@
 """Two adapters, or an adapter and a base: what can be measured. Judges nothing.
 
 **Two adapters** are compared tensor by tensor as what they add to the base, so the choice of factors (A -> G A,
-B -> B G^-1) does not matter. Statistic: the cosine c of the two differences. Null: the input factors A were drawn at
-random, so that each input direction of one has energy Beta(r/2, (d - r)/2) in those of the other; by Chernoff's
-bound log p <= log r - d/2 KL(r/d || c^2) for ranks r, d inputs. When it lies: A is trained too, and starts from the
-same numbers where two people use one seed, so a significant c alone is no descent; see docs/design/008-adapters.md.
+B -> B G^-1) does not matter. Statistic: the cosine c of the two differences.
+Null: random input factors (see adapter_factors). When it lies: A is trained too, and starts from the same numbers
+where two people use one seed, so a significant c alone is no descent; see docs/design/008-adapters.md.
 Tensors saved whole and the norms of DoRA are left out: they hold the base's own values.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +19,23 @@ from drupe.model import Model
 from drupe.name_groups import Named, expand
 from drupe.readers.adapters import AdapterFile, Fit, fit
 from drupe.readers.adapters.interface import MAGNITUDE, Change, LowRank, Method, method_of
-from drupe.readers.interface import Absent, FloatArray, TensorInfo, Window
-from drupe.residual import cast_of, spectral_edge
+from drupe.readers.adapters.settings import Start
+from drupe.readers.interface import Absent, TensorInfo, Window
+from drupe.recover.adapter_factors import (
+    BALANCED,
+    MAX_BLOCK,
+    MIN_ROWS,
+    Factors,
+    Rest,
+    balance,
+    cast_between,
+    factors_of,
+    log10_contained,
+    log10_overlap,
+    log10_same_signs,
+    rest_of,
+)
+from drupe.residual import cast_of
 from drupe.signals import declared
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Finding, Measured, Skipped
 from drupe.stats import log10_bonferroni
@@ -31,16 +43,13 @@ from drupe.subject import Subject
 
 MAX_PAIRS = 64
 """Tensors that are compared, evenly spread over all common ones."""
-MAX_BLOCK = 1 << 20
-"""Values of one tensor that are compared."""
 MAX_HASHED = 1 << 30
 """Bytes of a base's file of which the digest is computed, where the adapter states one."""
 LOG10_ALPHA = -5.0
-MIN_ROWS = 8
-"""Rows of stacked residuals from which noise can be told from training."""
 SIGNAL = "weights.adapter"
-STRANGERS = (0.29, 0.70)
-"""Median and largest cosine of a tensor of adapters that were trained apart on one base (tests/adapters)."""
+STRANGERS = (0.08, 0.81)
+"""Median and largest cosine of a tensor of adapters that were trained apart on one base, each from a random start of
+its own (benchmarks/adapter_null.py)."""
 MAX_EVIDENCE = 8
 _COMPARED = (Method.LORA, Method.LOHA, Method.IA3)
 
@@ -63,7 +72,10 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class DeltaPair:
-    """One tensor that both adapters change. ``rho`` |D|/|source| ; ``after_scale`` the same after the best factor."""
+    """One tensor that both adapters change. ``rho`` |D|/|source| ; ``after_scale`` the same after the best factor.
+
+    ``log10_p`` of the cosine; ``log10_contained`` of all directions of one being among the other's, else 0.
+    """
 
     tensor: str
     size: int
@@ -73,27 +85,28 @@ class DeltaPair:
     rho: float
     after_scale: float
     log10_p: float
+    log10_contained: float
     speaks: bool
     """Both differences have values: neither adapter is untrained, all zero or damaged here."""
+    random_start: bool
+    """Whether each side's start was drawn by chance: only then can likeness speak."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deltas:
-    """Two adapters. ``common`` tensors are changed by both, of ``total`` that the suspect changes.
-
-    ``edge``: of the stacked residuals of the factors (see drupe.residual.spectral_edge); None when not testable.
-    ``sigma``: their spread relative to that of the source's factors.
-    """
+    """Two adapters. ``common`` tensors are changed by both, of ``total`` that the suspect changes."""
 
     common: int
     total: int
     pairs: tuple[DeltaPair, ...]
     cast: str | None
-    edge: float | None
-    sigma: float
-    values: int
+    rest: Rest
     others_equal: bool | None
-    """Whether what is stored beside the differences (tensors saved whole, norms of DoRA) is equal; None without."""
+    """Whether what is stored beside the differences (tensors saved whole, norms of DoRA) is equal, up to ``cast``."""
+    sizes_met: bool
+    """Whether any tensor of one has the size of one of the other's, whatever their names."""
+    log10_signs: float
+    """Of the directions of a random start; 0 where it was not random."""
 
 
 def against_base(suspect: Subject, source: Subject) -> Declared | None:
@@ -143,14 +156,24 @@ def compare_deltas(a: Model, b: Model) -> Deltas:
     total = sum(_is_compared(info) for info in mine.tensors.values())
     places = np.linspace(0, len(common) - 1, min(MAX_PAIRS, len(common))).astype(int)
     chosen = [common[place] for place in places]
-    pairs = tuple(_pair(mine, theirs, *names) for names in chosen)
-    factors = [found for names in chosen if (found := _factors(mine, theirs, *names)) is not None]
-    edge, sigma, values = _residual_edge(factors)
-    others = _others_equal(mine, theirs)
-    return Deltas(len(common), total, pairs, _cast(factors), edge, sigma, values, others)
+    factors = {names: factors_of(mine, theirs, *names) for names in chosen}
+    known = [found for found in factors.values() if found is not None]
+    random = mine.start is theirs.start is Start.RANDOM and balance(known) > BALANCED
+    pairs = tuple(_pair(mine, theirs, names, factors[names], random) for names in chosen)
+    cast = cast_between(mine, theirs, chosen)
+    others = _others_equal(mine, theirs, cast)
+    signs = log10_same_signs(known) if random else 0.0
+    return Deltas(len(common), total, pairs, cast, rest_of(known), others, _sizes(mine, theirs), signs)
 
 
-def _others_equal(mine: AdapterFile, theirs: AdapterFile) -> bool | None:
+def _sizes(mine: AdapterFile, theirs: AdapterFile) -> bool:
+    found = [
+        {info.matrix_shape for info in side.tensors.values() if _is_compared(info)} for side in (mine, theirs)
+    ]
+    return not found[0].isdisjoint(found[1])
+
+
+def _others_equal(mine: AdapterFile, theirs: AdapterFile, cast: str | None) -> bool | None:
     names = [name for name, info in mine.tensors.items() if not _is_compared(info) and name in theirs.tensors]
     for name in names:
         shapes = [file.tensors[name].matrix_shape for file in (mine, theirs)]
@@ -159,7 +182,7 @@ def _others_equal(mine: AdapterFile, theirs: AdapterFile) -> bool | None:
         columns = min(shapes[0][1], MAX_BLOCK // MIN_ROWS)
         rows = min(shapes[0][0], max(1, MAX_BLOCK // max(columns, 1)))
         own, other = (file.read([Window(name, 0, rows, 0, columns)])[0] for file in (mine, theirs))
-        if not np.array_equal(own, other):
+        if not np.array_equal(own, other) and (cast is None or cast_of(other, own) != cast):
             return False
     return True if names else None
 
@@ -200,8 +223,9 @@ def _is_compared(info: TensorInfo) -> bool:
 def _common(a: Model, b: Model, mine: AdapterFile, theirs: AdapterFile) -> list[tuple[str, str]]:
     """Tensors of equal size under equal names, dots and underscores alike, else of equal role and layer."""
     known = {_plain(name): name for name, info in theirs.tensors.items() if _is_compared(info)}
+    theirs_compared = set(known.values())
     by_role = {
-        (role.name, role.layer): name for name, role in b.roles.by_tensor.items() if name in known.values()
+        (role.name, role.layer): name for name, role in b.roles.by_tensor.items() if name in theirs_compared
     }
     found = []
     for name, info in mine.tensors.items():
@@ -215,10 +239,13 @@ def _common(a: Model, b: Model, mine: AdapterFile, theirs: AdapterFile) -> list[
 
 
 def _plain(name: str) -> str:
-    return name.replace(".", "_")
+    return name.replace(".", "_").replace(":", "_")
 
 
-def _pair(mine: AdapterFile, theirs: AdapterFile, suspect: str, source: str) -> DeltaPair:
+def _pair(
+    mine: AdapterFile, theirs: AdapterFile, names: tuple[str, str], factors: Factors | None, random: bool
+) -> DeltaPair:
+    suspect, source = names
     info = mine.tensors[suspect]
     rows, columns = info.matrix_shape
     columns = min(columns, MAX_BLOCK // MIN_ROWS)
@@ -247,7 +274,9 @@ def _pair(mine: AdapterFile, theirs: AdapterFile, suspect: str, source: str) -> 
         float(np.linalg.norm(b - a)) / (norms[0] or 1.0),
         float(np.linalg.norm(b - scale * a)) / (norms[1] or 1.0),
         log10_overlap(cosine, ranks[1], d) if np.isfinite(cosine) else 0.0,
+        0.0 if factors is None else log10_contained(factors),
         bool(np.isfinite(norms).all() and min(norms) > 0.0),
+        random and method_of(info.dtype) is not Method.IA3,
     )
 
 
@@ -257,80 +286,3 @@ def _turned(change: Change) -> bool:
 
 def _rank(change: Change) -> int:
     return change.rank**2 if change.method is Method.LOHA else max(1, change.rank)
-
-
-def log10_overlap(cosine: float, rank: int, inputs: int) -> float:
-    """Bound of the probability that differences of that rank with random input factors have this cosine.
-
-    >>> round(log10_overlap(0.9, 4, 64), 1), log10_overlap(0.1, 4, 64), log10_overlap(0.9, 64, 64)
-    (-18.0, 0.0, 0.0)
-    """
-    if rank >= inputs:
-        return 0.0
-    mean, seen = rank / inputs, min(cosine * cosine, 1.0 - 1e-9)
-    if seen <= mean:
-        return 0.0
-    divergence = mean * np.log(mean / seen) + (1 - mean) * np.log((1 - mean) / (1 - seen))
-    return float(min(0.0, np.log10(rank) - inputs / 2 * divergence / np.log(10.0)))
-
-
-Factors = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
-"""A and B transposed of the suspect, then of the source; rows are ranks."""
-
-
-def _factors(mine: AdapterFile, theirs: AdapterFile, suspect: str, source: str) -> Factors | None:
-    """The factors of a pair of low rank, as stored, where the ranks are equal and the sizes bearable."""
-    found: list[FloatArray] = []
-    changes = mine.changes[suspect], theirs.changes[source]
-    if not all(isinstance(change, LowRank) for change in changes) or changes[0].rank != changes[1].rank:
-        return None
-    for file, change in zip((mine, theirs), changes, strict=True):
-        assert isinstance(change, LowRank)
-        stored = file.stored.tensors
-        if stored[change.down].size + stored[change.up].size > MAX_BLOCK:
-            return None
-        (rows, columns), (outputs, rank) = stored[change.down].matrix_shape, stored[change.up].matrix_shape
-        windows = [Window(change.down, 0, rows, 0, columns), Window(change.up, 0, outputs, 0, rank)]
-        a, b = file.stored.read(windows)
-        found += [a, b.T]
-    return found[0], found[1], found[2], found[3]
-
-
-def _cast(factors: Sequence[Factors]) -> str | None:
-    """The type to which all factors of one side were rounded from the other's."""
-    casts = {cast_of(source, own) for f in factors for own, source in ((f[0], f[2]), (f[1], f[3]))}
-    return casts.pop() if len(casts) == 1 else None
-
-
-def _residual_edge(factors: Sequence[Factors]) -> tuple[float | None, float, int]:
-    """What is left of the suspect's factors after the best change of basis, of all modules of one width at once."""
-    stacks: dict[int, list[FloatArray]] = defaultdict(list)
-    spreads = []
-    for own_a, own_b, a, b in factors:
-        for left, right in _undone(own_a, own_b, a, b):
-            rest = left - right
-            stacks[rest.shape[1]].append(rest)
-            spreads.append(float(rest.std()) / (float(right.std()) or 1.0))
-    tested = {width: np.concatenate(parts).astype(np.float64) for width, parts in stacks.items()}
-    edges = [
-        spectral_edge(stack)
-        for stack in tested.values()
-        if len(stack) >= MIN_ROWS and np.isfinite(stack).all()
-    ]
-    sigma = float(np.median(spreads)) if spreads else 0.0
-    return (max(edges) if edges else None), sigma, sum(stack.size for stack in tested.values())
-
-
-def _undone(
-    own_a: FloatArray, own_b: FloatArray, a: FloatArray, b: FloatArray
-) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Suspect's factors and the source's in the suspect's basis: own A = G A by least squares, own B' = G^-T B'.
-
-    The same basis is tried first: then nothing is fitted. Scales are those of the stored factors.
-    """
-    if np.linalg.norm(own_a - a) > 0.5 * np.linalg.norm(a):
-        g = np.linalg.lstsq(a.T.astype(np.float64), own_a.T.astype(np.float64), rcond=None)[0].T
-        a = (g @ a).astype(np.float32)
-        b = (np.linalg.pinv(g).T @ b).astype(np.float32)
-    yield own_a, a
-    yield own_b, b

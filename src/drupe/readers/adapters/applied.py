@@ -18,6 +18,7 @@ from drupe.errors import FormatError, UsageError
 from drupe.readers.adapters.fit import Outcome, fit
 from drupe.readers.adapters.interface import MAGNITUDE, Change, Hadamard, LowRank, Method
 from drupe.readers.adapters.select import AdapterFile
+from drupe.readers.adapters.settings import Start
 from drupe.readers.interface import FloatArray, TensorInfo, WeightFile, Window
 from drupe.readers.wrapping import Wrapping, headers_of
 
@@ -175,6 +176,12 @@ def apply(base: WeightFile, adapter: AdapterFile, where: str) -> AppliedFile:
 
     ``where``: locator of the adapter.
     """
+    if adapter.start is Start.TAKEN_OUT:
+        raise UsageError(
+            "this adapter started as a part of its base, which its library takes out of the base first",
+            where=where,
+            hint="merge it with its own library, then compare the merged model",
+        )
     found = fit(adapter.tensors.values(), base.tensors.values())
     if found.outcome is not Outcome.FITS:
         what = "the base has no" if found.outcome is Outcome.OTHER_NAMES else "other shapes:"

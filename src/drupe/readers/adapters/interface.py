@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 
@@ -164,6 +165,7 @@ def _out_in(window: Window, turned: bool) -> tuple[tuple[int, int], tuple[int, i
     return (columns, rows) if turned else (rows, columns)
 
 
+@lru_cache(maxsize=256)
 def method_of(dtype: str) -> Method:
     """The method that the dtype of a change names; real types are tensors saved whole."""
     return next(

@@ -10,7 +10,8 @@ loaders/lora_conversion_utils.py). The part of a pipeline becomes ``unet:``, as 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 _SLOTS = {
     "lora_A": "down", "lora_B": "up", "lora_down": "down", "lora_up": "up",
@@ -45,8 +46,7 @@ def is_likely(name: str) -> bool:
     return _HINT.search(name) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """``module`` of the base, ``slot`` of the tensor in its change (None: a tensor saved whole), and the layout."""
 
     module: str
@@ -68,11 +68,23 @@ def parse(name: str) -> Key:
     if len(parts) > 1 and parts[0].startswith(tuple(_KOHYA)):
         return _key(parts[:1], parts[1], _slot(parts[1], parts[2:]) or UNREAD)
     for place, part in enumerate(parts):
-        slot = _slot(part, parts[place + 1 :])
+        slot = _slot(part, parts[place + 1 :]) if _may_mark(part) else None
         if slot is not None:
             return _key(parts[:place], part, slot)
     module = ".".join(parts).removeprefix("base_model.model.").replace(".base_layer.", ".")
     return Key(module.replace(".modules_to_save.default.", "."), None, "peft")
+
+
+@lru_cache(maxsize=4096)
+def _may_mark(part: str) -> bool:
+    """Whether a part of a name may say what a tensor is: few different ones fill all names."""
+    return (
+        part in _SLOTS
+        or part in _UNREAD
+        or part in ("lora", "lora_linear_layer")
+        or part.endswith("_lora")
+        or part.startswith(_UNREAD_STARTS)
+    )
 
 
 def _slot(part: str, rest: list[str]) -> str | None:

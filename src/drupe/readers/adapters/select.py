@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from drupe.readers.adapters.interface import (
     Stored,
 )
 from drupe.readers.adapters.keys import UNREAD, Key, is_likely, parse
-from drupe.readers.adapters.settings import Settings, read_settings
+from drupe.readers.adapters.settings import Settings, Start, read_settings
 from drupe.readers.interface import (
     Absent,
     Flag,
@@ -57,6 +58,7 @@ class AdapterFile(Wrapping):
     changes: Mapping[str, Change]
     skipped: Mapping[str, Message]
     facts: AdapterFacts
+    start: Start = Start.RANDOM
 
     @property
     def inside(self) -> Sequence[WeightFile]:
@@ -144,7 +146,7 @@ def _build(file: WeightFile, keys: Mapping[str, Key], settings: Settings) -> Ada
         return Absent(msg("adapters.none_read", name=name, count=len(skipped)))
     tensors = {name: change.info for name, change in changes.items()}
     facts = _facts(file, changes, keys, settings, saved, len(unread))
-    return AdapterFile(file, tensors, changes, skipped, facts)
+    return AdapterFile(file, tensors, changes, skipped, facts, settings.start)
 
 
 def _changes(file: WeightFile, module: str, slots: Mapping[str, str], settings: Settings) -> list[Change]:
@@ -220,7 +222,7 @@ def _scale(slots: Mapping[str, str], settings: Settings, module: str, rank: int)
 def _info(module: str, shape: Sequence[int], dtype: str, factors: Sequence[TensorInfo]) -> TensorInfo:
     where = factors[0].file
     extents = check_shape(shape, f"{where}: {module[:80]}")
-    size = max(1, int(np.prod(extents, dtype=object)))
+    size = max(1, prod(extents))
     bits = sum(factor.size * factor.stored_bits for factor in factors) / size
     return TensorInfo(f"{module}.weight", extents, dtype, where, Layout.UNKNOWN, bits)
 

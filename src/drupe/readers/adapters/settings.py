@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from drupe.errors import FormatError, LimitError, UnsupportedError
 from drupe.readers.config import text
@@ -26,6 +27,20 @@ _PLAIN = re.compile(r"[\w.\\^$*:-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+class Start(StrEnum):
+    """What the factors were before training."""
+
+    RANDOM = "random"
+    KNOWN = "known"
+    """The same numbers for everybody who starts from this base or this text (EVA, MiCA)."""
+    TAKEN_OUT = "taken_out"
+    """A part of the base, which is taken out of the base first (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)."""
+
+
+_TAKEN_OUT = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_RANDOM = ("gaussian", "orthogonal", "kaiming")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """``alpha`` None: not stated, the factor is then 1 (diffusers) or in the file (sd-scripts)."""
@@ -39,6 +54,7 @@ class Settings:
     base: str | None = None
     base_digest: str | None = None
     where: str = ""
+    start: Start = Start.RANDOM
 
     def alpha_of(self, module: str) -> float | None:
         """Alpha of one module: the first pattern that ends its name, else the general one."""
@@ -109,7 +125,16 @@ def from_config(raw: Mapping[str, Json], where: str) -> Settings:
         transposed=raw.get("fan_in_fan_out") is True,
         base=_base_name(text(raw.get("base_model_name_or_path"))),
         where=where,
+        start=_start(text(raw.get("init_lora_weights"))),
     )
+
+
+def _start(said: str | None) -> Start:
+    """From PEFT's ``init_lora_weights``: true, false and no statement are a random start."""
+    name = (said or "gaussian").lower()
+    if name.startswith(_TAKEN_OUT):
+        return Start.TAKEN_OUT
+    return Start.RANDOM if name.startswith(_RANDOM) else Start.KNOWN
 
 
 def from_header(metadata: Mapping[str, str], where: str) -> Settings:

@@ -196,10 +196,11 @@ def _shifted(
     depth: int,
 ) -> list[tuple[int, int]]:
     pairs = []
+    mine, theirs = a.informative, b.informative
     for index, matrix in enumerate(a.matrices):
         layer = None if matrix.layer is None else (matrix.layer + shift) % depth
         other = places.get((matrix.role, layer, matrix.columns))
-        if other is None or not (a.informative[index] and b.informative[other]):
+        if other is None or not (mine[index] and theirs[other]):
             continue
         if a.counts[index] == b.counts[other] >= MIN_BITS:
             pairs.append((index, other))

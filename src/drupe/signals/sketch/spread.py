@@ -16,6 +16,8 @@ SPREAD_LAYERS, SPREAD_MATRICES, SPREAD_OUTSIDE = 8, 48, 48
 
 SAMPLED_EXPERTS = 4
 """Experts of a layer that are sketched: 128 of them in 48 layers would be 18,000 matrices."""
+SAMPLED_CHANGES = 512
+"""Matrices of an adapter that are sketched: all its fingerprint can say is whether they are equal."""
 _EXPERT = re.compile(r"(?:^|\.)experts\.([0-9]+)\.")
 
 T = TypeVar("T")
@@ -30,6 +32,11 @@ def is_sampled(role: str | None) -> bool:
     """Whether a role is none of the experts that samples leave out."""
     expert = _EXPERT.search(role or "")
     return expert is None or int(expert[1]) < SAMPLED_EXPERTS
+
+
+def sample_changes(matrices: Sequence[Matrix]) -> tuple[Matrix, ...]:
+    """Of an adapter, which may change every matrix of 128 experts: evenly spread ones."""
+    return tuple(_evenly(matrices, SAMPLED_CHANGES))
 
 
 def spread_matrices(matrices: Sequence[Matrix]) -> tuple[Matrix, ...]:
