@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # a model, seen lazily
     ("schemes", "fused", "name_groups", "facts", "uninformative", "graph"),
     ("roles", "flags", "configurations", "graph_config"),
-    ("matrices", "graph_tensors", "graph_words"),
+    ("matrices", "graph_tensors", "graph_shapes", "graph_words"),
     ("model",),
     # one unit per signal
     ("signals.interface",),
@@ -83,6 +83,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # the verbs
     ("opening", "packages"),
     ("inspection", "evidence"),
+    # the same weights under other names
+    ("recover.tensors", "convert.pieces"),
+    ("convert.blueprint",),
+    ("convert.plan",),
+    ("convert.values", "convert.config"),
+    ("convert.verify", "convert.request"),
+    ("convert.writer",),
+    ("convert.steps",),
     ("workflows",),
     ("demo",),
     ("cli",),
@@ -102,7 +110,7 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "yaml": ("readers.card",),
 }
 # Judgement is pure: no files, no clock, no network, no randomness without a seed.
-PURE = ("diagnose.*", "verdict", "stats", "signals.tokenizer.decision")
+PURE = ("diagnose.*", "verdict", "stats", "signals.tokenizer.decision", "convert.plan", "convert.pieces")
 IMPURE_MODULES = frozenset(
     {"os", "pathlib", "random", "time", "datetime", "socket", "subprocess", "tempfile"}
 )

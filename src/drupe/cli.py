@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inspect(verbs)
     _add_compare(verbs)
     _add_sketch(verbs)
+    _add_convert(verbs)
     _add_report(verbs)
     _add_demo(verbs)
     return parser
@@ -184,6 +185,18 @@ def _add_sketch(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run_sketch)
 
 
+def _add_convert(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "convert")
+    parser.add_argument("model", metavar="MODEL", help=_say("locator"))
+    parser.add_argument("--like", metavar="SOURCE|SCHEME", required=True, help=_say("like"))
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help=_say("convert_output"))
+    parser.add_argument("--map-only", action="store_true", help=_say("map_only"))
+    parser.add_argument("--shard-size", default="5G", metavar="BYTES", help=_say("shard_size"))
+    _add_offline(parser)
+    _add_verbosity(parser)
+    parser.set_defaults(run=run_convert)
+
+
 def _add_report(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "report")
     parser.add_argument("file", metavar="FILE.json", type=Path, help=_say("report_file"))
@@ -249,6 +262,34 @@ def run_sketch(options: argparse.Namespace) -> int:
     return OK
 
 
+def run_convert(options: argparse.Namespace) -> int:
+    """``drupe convert``."""
+    from drupe import workflows
+
+    if options.output is None and not options.map_only:
+        raise UsageError("-o DIR is missing", hint="or --map-only, to see the map alone")
+    with _progress(options) as progress:
+        written = workflows.convert(
+            options.model,
+            options.like,
+            options.output,
+            map_only=options.map_only,
+            shard_size=_amount("--shard-size", options.shard_size),
+            offline=options.offline,
+            notify=progress,
+            amount=progress.amount,
+        )
+    if isinstance(written, bytes):
+        _write(written.decode("utf-8"))
+    elif not options.quiet:
+        target, size = str(written.target), f"{written.size / 1e6:.1f} MB"
+        done = msg("convert.done", count=written.tensors, files=written.files, size=size, target=target)
+        only = msg("convert.map_done", count=written.tensors, target=target)
+        text = (done if written.files else only).text(_language_of_environment())
+        _write(_printable(text) + "\n")
+    return OK
+
+
 def run_report(options: argparse.Namespace) -> int:
     """``drupe report``."""
     from drupe import workflows
@@ -302,11 +343,16 @@ def parse_budget(text: str) -> Budget:
     named = {"auto": AUTO, "sample": SAMPLE, "full": FULL}
     if text in named:
         return named[text]
+    return Budget(_amount("--budget", text, "sample, full, or bytes such as 500M"))
+
+
+def _amount(option: str, text: str, hint: str = "bytes such as 500M") -> int:
+    """A number of bytes with K, M, G or T. Raises UsageError."""
     digits = text.upper().removesuffix("B").removesuffix("I")
     unit = digits[-1:] if digits[-1:] in _UNITS else ""
     if not digits.removesuffix(unit).isdecimal() or len(digits) > 20:
-        raise UsageError(f"--budget {text[:40]!r} is no amount", hint="sample, full, or bytes such as 500M")
-    return Budget(int(digits.removesuffix(unit)) * _UNITS[unit])
+        raise UsageError(f"{option} {text[:40]!r} is no amount", hint=hint)
+    return int(digits.removesuffix(unit)) * _UNITS[unit]
 
 
 def parse_fail_on(text: str | None) -> frozenset[tuple[str, bool]] | None:

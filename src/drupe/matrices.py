@@ -137,7 +137,7 @@ def _pieces(block: Block) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class Stored:
     """A tensor that is a matrix, or a stack of them, in canonical orientation."""
 
     info: TensorInfo
@@ -147,27 +147,28 @@ class _Stored:
     transposed: bool
     experts: int = 0
 
+    @property
+    def in_experts(self) -> bool:
+        """Whether it belongs to one expert of several."""
+        return self.experts > 0 or (self.role is not None and self.role.expert is not None)
+
 
 def list_matrices(tensors: Sequence[TensorInfo], roles: Roles, heads: int | None = None) -> Iterator[Matrix]:
     """Every tensor that is large enough, fused ones split, in the order given. ``heads``: of the main tower."""
-    stored = list(_stored(tensors, roles))
-    widths = _widths(stored)
+    stored = list(stored_matrices(tensors, roles))
+    widths = widths_of(stored)
     for each in stored:
         if each.role is None:
             yield from _matrices(each, [Part(0, each.rows)])
             continue
         scheme, stack = roles.scheme_of(each.role.name), each.role.stack
         layout = scheme.fused.get("+".join(each.role.parts), "stacked") if scheme else "stacked"
-        known = (widths.get((stack, False, "o")), widths.get((stack, _in_experts(each), "down")))
+        known = (widths.get((stack, False, "o")), widths.get((stack, each.in_experts, "down")))
         parts = split(each.role.parts, layout, (each.rows, each.columns), known, None if stack else heads)
         yield from _matrices(each, parts)
 
 
-def _in_experts(each: _Stored) -> bool:
-    return each.experts > 0 or (each.role is not None and each.role.expert is not None)
-
-
-def _matrices(each: _Stored, parts: Sequence[Part]) -> Iterator[Matrix]:
+def _matrices(each: Stored, parts: Sequence[Part]) -> Iterator[Matrix]:
     role = each.role
     experts: Sequence[int | None] = range(each.experts) if each.experts else (None,)
     for expert in experts:
@@ -181,7 +182,7 @@ def _matrices(each: _Stored, parts: Sequence[Part]) -> Iterator[Matrix]:
             yield Matrix(each.info.name, *shape, name, layer, part.run, part.stride, expert)
 
 
-def _stored(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[_Stored]:
+def stored_matrices(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[Stored]:
     """Every tensor of numbers as rows and columns."""
     turned = _turned(tensors, roles)
     hidden = _hidden(tensors, roles)
@@ -203,7 +204,7 @@ def _stored(tensors: Sequence[TensorInfo], roles: Roles) -> Iterator[_Stored]:
         rows, columns = info.matrix_shape
         if transposed:
             rows, columns = columns, rows
-        yield _Stored(info, role, rows, columns, transposed)
+        yield Stored(info, role, rows, columns, transposed)
 
 
 def _is_in_out(info: TensorInfo, by_name: bool) -> bool:
@@ -216,7 +217,7 @@ def is_stack(info: TensorInfo, role: Role) -> bool:
     return len(info.shape) == 3 and FFN_ROLES.issuperset(role.parts)
 
 
-def _stack(info: TensorInfo, role: Role, hidden: set[int], transposed: bool) -> _Stored:
+def _stack(info: TensorInfo, role: Role, hidden: set[int], transposed: bool) -> Stored:
     """A stack of experts: which way round they stand is told by the hidden width, else by the scheme."""
     experts, rows, columns = info.shape
     inside = rows if "down" in role.parts else columns
@@ -226,10 +227,10 @@ def _stack(info: TensorInfo, role: Role, hidden: set[int], transposed: bool) -> 
         transposed = hidden == {across}
     if transposed:
         rows, columns = columns, rows
-    return _Stored(info, role, rows, columns, transposed, experts)
+    return Stored(info, role, rows, columns, transposed, experts)
 
 
-def _widths(stored: Sequence[_Stored]) -> Mapping[tuple[str, bool, str], int]:
+def widths_of(stored: Sequence[Stored]) -> Mapping[tuple[str, bool, str], int]:
     """Columns of the o and down matrices of each stack: the rows of q, and of up.
 
     Where a gate stands apart, up holds no other: nothing is said of it.
@@ -238,7 +239,7 @@ def _widths(stored: Sequence[_Stored]) -> Mapping[tuple[str, bool, str], int]:
     gated = set()
     for each in stored:
         if each.role is not None and len(each.role.parts) == 1:
-            key = (each.role.stack, _in_experts(each))
+            key = (each.role.stack, each.in_experts)
             if each.role.parts[0] in ("o", "down"):
                 found.setdefault((*key, each.role.parts[0]), each.columns)
             elif each.role.parts[0] == "gate":

@@ -14,6 +14,10 @@ from drupe import document, evidence, files
 from drupe import fingerprint as fingerprints
 from drupe.assembly import examine
 from drupe.comparison import AUTO, Budget
+from drupe.convert import steps
+from drupe.convert.request import rename_json
+from drupe.convert.steps import Written
+from drupe.convert.writer import Done, refuse_existing
 from drupe.document import Report
 from drupe.errors import UsageError
 from drupe.inspection import inspection
@@ -29,6 +33,14 @@ Notify = Callable[[Message], None]
 
 def _silent(message: Message) -> None:
     """Nobody watches."""
+
+
+def _uncounted(done: int, total: int) -> None:
+    """Nobody counts."""
+
+
+SHARD_SIZE = 5 * 10**9
+"""Bytes of one file of a converted model, as the hub advises."""
 
 
 def compare(
@@ -129,6 +141,38 @@ def inspect(
     """What is in one model, with an adapter applied to it or without; nothing is judged."""
     notify(msg("progress.reading", locator=model))
     return inspection(model, open_subject(model, offline=offline, adapter=adapter))
+
+
+def convert(
+    model: str,
+    like: str,
+    target: Path | None,
+    *,
+    map_only: bool = False,
+    shard_size: int = SHARD_SIZE,
+    offline: bool = False,
+    notify: Notify = _silent,
+    amount: Done = _uncounted,
+) -> Written | bytes:
+    """The weights of a model under the names and in the layout of another, in a new folder.
+
+    ``like``: a locator, or the name of a shipped scheme. ``map_only``: only the map, without ``target`` as bytes.
+    Raises LocatorError when the target exists and UnsupportedError when the names of the other do not fit.
+    """
+    if target is not None:
+        refuse_existing(target)
+    notify(msg("progress.reading", locator=model))
+    opened = steps.open_weights_of(model, offline=offline)
+    notify(msg("progress.reading", locator=like))
+    names, source = steps.target_of(like, offline=offline)
+    made = steps.describe(opened, model, names, steps.plan_for(opened, names, source))
+    if target is None:
+        return rename_json(made, {})
+    notify(msg("convert.progress", target=str(target)))
+    if map_only:
+        steps.write_map(made, target)
+        return Written(target, len(made.plan.outputs), 0, 0)
+    return steps.write_all(opened, made, names, target, shard_size, amount)
 
 
 def load_report(path: Path) -> Report:

@@ -134,7 +134,11 @@ def read_config(tree: Tree) -> Config | Absent:
     blob = tree.open(file)
     if blob.size > MAX_BYTES:
         raise LimitError("size of a configuration in bytes", limit=MAX_BYTES, actual=blob.size, where=file)
-    raw = read_json_object(blob)
+    return config_of(file, read_json_object(blob))
+
+
+def config_of(file: str, raw: Mapping[str, Json]) -> Config:
+    """The configuration in a parsed object."""
     return _build(file, raw, lambda field: _spellings(raw, field))
 
 
@@ -166,7 +170,6 @@ def from_gguf(fields: Mapping[str, object]) -> Config | Absent:
         return [(prefix + key, known[prefix + key]) for key in field.gguf if prefix + key in known]
 
     config = _build("GGUF header", raw, found)
-    assert isinstance(config, Config)
     return Config(
         config.file,
         raw,

@@ -21,7 +21,17 @@ from drupe.name_groups import Indices, Named, NameGroup, expand, fill, group_nam
 from drupe.readers.interface import TensorInfo
 from drupe.signals.interface import Component, Evidence, Finding, Measured, Skipped
 
-__all__ = ["NameGroup", "Named", "NamesFacts", "NamesResult", "compare", "expand", "extract", "group_names"]
+__all__ = [
+    "NameGroup",
+    "Named",
+    "NamesFacts",
+    "NamesResult",
+    "compare",
+    "expand",
+    "extract",
+    "group_names",
+    "translate",
+]
 
 MAX_GROUPS = 4096
 """Groups kept in the facts; published models have at most a few hundred patterns."""
@@ -111,6 +121,20 @@ def compare(
     return NamesResult(modules, renamed, same, unexplained, order, findings)
 
 
+def translate(suspect: Sequence[Named | TensorInfo], source: Sequence[Named | TensorInfo]) -> dict[str, str]:
+    """Suspect's name -> source's name, for tensors of one name or of patterns that a rename explains."""
+    theirs = {(t.name, _key(t.shape)) for t in source}
+    found = {t.name: t.name for t in suspect if (t.name, _key(t.shape)) in theirs}
+    pairs = _assign(
+        _patterns([t for t in source if t.name not in found]),
+        _patterns([t for t in suspect if t.name not in found]),
+    )
+    for pair in pairs:
+        for indices in pair.source.indices & pair.suspect.indices:
+            found[fill(pair.suspect.template, indices)] = fill(pair.source.template, indices)
+    return found
+
+
 def _key(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape regardless of orientation: Conv1D and Linear store the same matrix either way."""
     return tuple(sorted(shape))
@@ -151,7 +175,7 @@ def _assign(source: Sequence[_Pattern], suspect: Sequence[_Pattern]) -> list[_Pa
         pair
         for pair in chosen
         if pair.source.indices & pair.suspect.indices
-        and (pair.anchored or max(used[rule] for rule in pair.rules) >= MIN_SUPPORT)
+        and (pair.anchored or max((used[rule] for rule in pair.rules), default=0) >= MIN_SUPPORT)
     ]
 
 
