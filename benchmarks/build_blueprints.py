@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+
 from architectures.make import FAMILIES, build, grouped
 
 TARGET = Path(__file__).resolve().parents[1] / "src" / "drupe" / "data" / "blueprints.json"

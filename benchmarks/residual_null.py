@@ -4,9 +4,10 @@
 
 Null: the suspect is the source after noise, rounding, packing or folding, so nothing has a trained direction. Counted
 are pairs of matrices whose residual is at or beyond the edge from which a pair speaks (CLEAR_EDGE), comparisons with
-so many of them that they count (MIN_CLEAR), and labels other than `copy`. The second table is that of rounding with error
-feedback (GPTQ): excess as in recover/feedback.py, 0 under the null, bound FEEDBACK_EXCESS. `dev` = the models whose residuals were
-looked at when the thresholds were set (r0 and its kin); all others are held out. Last row, the power: trained pairs.
+so many of them that they count (MIN_CLEAR), and labels other than `copy`. The second table is that of rounding with
+error feedback (GPTQ): excess as in recover/feedback.py, 0 under the null, bound FEEDBACK_EXCESS. `dev` = the models
+whose residuals were looked at when the thresholds were set (r0 and its kin); all others are held out. Last rows, the
+power: trained pairs.
 """
 
 from __future__ import annotations

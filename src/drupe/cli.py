@@ -192,6 +192,7 @@ def _add_convert(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help=_say("convert_output"))
     parser.add_argument("--map-only", action="store_true", help=_say("map_only"))
     parser.add_argument("--shard-size", default="5G", metavar="BYTES", help=_say("shard_size"))
+    parser.add_argument("--digests", action="store_true", help=_say("digests"))
     _add_offline(parser)
     _add_verbosity(parser)
     parser.set_defaults(run=run_convert)
@@ -275,6 +276,7 @@ def run_convert(options: argparse.Namespace) -> int:
             options.output,
             map_only=options.map_only,
             shard_size=_amount("--shard-size", options.shard_size),
+            digests=options.digests,
             offline=options.offline,
             notify=progress,
             amount=progress.amount,

@@ -150,6 +150,7 @@ def convert(
     *,
     map_only: bool = False,
     shard_size: int = SHARD_SIZE,
+    digests: bool = False,
     offline: bool = False,
     notify: Notify = _silent,
     amount: Done = _uncounted,
@@ -157,6 +158,7 @@ def convert(
     """The weights of a model under the names and in the layout of another, in a new folder.
 
     ``like``: a locator, or the name of a shipped scheme. ``map_only``: only the map, without ``target`` as bytes.
+    ``digests``: with the SHA-256 of every tensor.
     Raises LocatorError when the target exists and UnsupportedError when the names of the other do not fit.
     """
     if target is not None:
@@ -172,7 +174,7 @@ def convert(
     if map_only:
         steps.write_map(made, target)
         return Written(target, len(made.plan.outputs), 0, 0)
-    return steps.write_all(opened, made, names, target, shard_size, amount)
+    return steps.write_all(opened, made, names, target, amount, shard_size=shard_size, digests=digests)
 
 
 def load_report(path: Path) -> Report:

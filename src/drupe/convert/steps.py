@@ -123,14 +123,22 @@ def write_map(made: Conversion, target: Path) -> None:
 
 
 def write_all(
-    model: Model, made: Conversion, target_names: Blueprint, target: Path, shard_size: int, done: Done
+    model: Model,
+    made: Conversion,
+    target_names: Blueprint,
+    target: Path,
+    done: Done,
+    *,
+    shard_size: int,
+    digests: bool,
 ) -> Written:
     """Tensors, map, configuration, tokenizer, request: a folder that is complete or not there."""
     values = Values(model)
     shards = shards_of(made.plan.outputs, values, shard_size)
     with workplace(target, sum(shard.size for shard in shards)) as folder:
-        digests = write_shards(folder, shards, values, _identity(model, made, shard_size), done)
-        for name, content in _small_files(model, made, target_names, digests).items():
+        identity = _identity(model, made, shard_size, digests)
+        found = write_shards(folder, shards, values, identity, done, digests=digests)
+        for name, content in _small_files(model, made, target_names, found).items():
             write_atomically(folder / name, content)
     return Written(target, len(made.plan.outputs), len(shards), sum(shard.size for shard in shards))
 
@@ -149,13 +157,13 @@ def _small_files(
     return files
 
 
-def _identity(model: Model, made: Conversion, shard_size: int) -> str:
+def _identity(model: Model, made: Conversion, *settings: int) -> str:
     """What must be the same for a broken run to be gone on with: the files, the plan, the shards."""
     assert not isinstance(model.weights, Absent)
     digest = hashlib.sha256(rename_json(made, {}))
     for name, header in sorted(headers_of(model.weights).items()):
         digest.update(name.encode("utf-8", "replace") + header)
-    digest.update(json.dumps([shard_size, sorted(model.tree.files().items()), model.tree.revision]).encode())
+    digest.update(json.dumps([settings, sorted(model.tree.files().items()), model.tree.revision]).encode())
     return digest.hexdigest()
 
 

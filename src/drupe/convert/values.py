@@ -6,8 +6,9 @@ Values are never computed with: they are moved as whole numbers of their size, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from drupe.fused import Part
 from drupe.model import Model
 from drupe.readers.dense import DenseFile
 from drupe.readers.interface import Absent, TensorInfo, Window
+from drupe.sources.interface import Blob
+from drupe.sources.local import LocalBlob
 
 CHUNK = 8 << 20
 """Bytes that are in memory at a time when a tensor is copied."""
@@ -56,26 +59,54 @@ class Values:
             count *= extent
         return count * ITEM_BYTES[self.dtype(output.tensors[0])]
 
+    def write(self, output: Output, file: BinaryIO) -> None:
+        """Append one output to an open file; spans of local files stay inside the kernel where that can be."""
+        spans = self.spans(output)
+        if spans is None:
+            for chunk in self.chunks(output):
+                file.write(chunk)
+            return
+        file.flush()
+        for blob, start, size in spans:
+            if not (isinstance(blob, LocalBlob) and blob.copy_to(file.fileno(), start, size)):
+                for chunk in _read(blob, start, size):
+                    file.write(chunk)
+                file.flush()
+
     def chunks(self, output: Output) -> Iterator[bytes | memoryview]:
         """The bytes of one output, in order."""
-        if output.is_copy:
+        spans = self.spans(output)
+        if spans is not None:
+            for blob, start, size in spans:
+                yield from _read(blob, start, size)
+        elif output.is_copy:
             yield from self._copy(output.tensors[0])
-            return
-        array = self._assemble(output)
-        flat = array.reshape(-1).view(np.uint8).data
-        for start in range(0, len(flat), CHUNK):
-            yield flat[start : start + CHUNK]
+        else:
+            flat = self._assemble(output).reshape(-1).view(np.uint8).data
+            for start in range(0, len(flat), CHUNK):
+                yield flat[start : start + CHUNK]
 
-    def _copy(self, tensor: str) -> Iterator[bytes | memoryview]:
+    def spans(self, output: Output) -> list[tuple[Blob, int, int]] | None:
+        """Where the bytes of an output lie in files, in order; None when they must be turned round or decoded."""
+        weights = self.model.weights
+        if not isinstance(weights, DenseFile) or not all(map(self._is_plain, output.tensors)):
+            return None
+        if output.is_copy:
+            place = weights.places[output.tensors[0]]
+            return [(place.blob, place.start, self.size(output))]
+        pieces = [source.piece for source in output.sources]
+        if output.transposed or any(piece.transposed or piece.columns == 0 for piece in pieces):
+            return None
+        found = []
+        for number, first, count in _runs(output, self.info):
+            place = weights.places[pieces[number].tensor]
+            width = pieces[number].columns * place.item_bytes
+            found.append((place.blob, place.start + first * width, count * width))
+        return found
+
+    def _copy(self, tensor: str) -> Iterator[memoryview]:
+        """Of a tensor that is decoded on the way."""
         rows, columns = self.info(tensor).matrix_shape
-        if self._is_plain(tensor):
-            weights = self.model.weights
-            assert isinstance(weights, DenseFile)
-            place = weights.places[tensor]
-            size = rows * columns * place.item_bytes
-            for start in range(0, size, CHUNK):
-                yield place.blob.read(place.start + start, min(CHUNK, size - start))
-            return
         step = max(1, CHUNK // max(4 * columns, 1))
         for start in range(0, rows, step):
             yield self._stored_rows(tensor, start, min(start + step, rows)).reshape(-1).view(np.uint8).data
@@ -138,6 +169,28 @@ class Values:
             return np.frombuffer(raw, _UNSIGNED[place.item_bytes]).reshape(-1, columns)
         floats = weights.read([Window(tensor, start, stop, 0, columns)])[0]
         return np.ascontiguousarray(_encode(floats, self.dtype(tensor)))
+
+
+def _read(blob: Blob, start: int, size: int) -> Iterator[bytes]:
+    for place in range(start, start + size, CHUNK):
+        yield blob.read(place, min(CHUNK, start + size - place))
+
+
+def _runs(output: Output, info: Callable[[str], TensorInfo]) -> Iterator[tuple[int, int, int]]:
+    """Rows of an output that lie together in a stored tensor: number of the source, first row there, how many."""
+    height = sum(source.piece.part.rows for source in output.sources if source.expert in (None, 0))
+    experts = max((source.expert or 0 for source in output.sources), default=0) + 1
+    owner = np.empty(experts * height, np.intp)
+    row = np.empty(experts * height, np.intp)
+    for number, source in enumerate(output.sources):
+        piece = source.piece
+        above = info(piece.tensor).shape[1] * piece.expert if piece.expert is not None else 0
+        places = indices(source.rows) + (source.expert or 0) * height
+        owner[places], row[places] = number, indices(piece.part) + above
+    breaks = np.flatnonzero((np.diff(owner) != 0) | (np.diff(row) != 1)) + 1
+    starts = np.concatenate([[0], breaks])
+    for start, stop in zip(starts, [*breaks, owner.size], strict=True):
+        yield int(owner[start]), int(row[start]), int(stop - start)
 
 
 def indices(part: Part) -> NDArray[np.intp]:

@@ -7,7 +7,6 @@ the same conversion goes on. A shard counts when its record lies beside it, whic
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -17,9 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from queue import Queue
 from threading import Thread
-from typing import BinaryIO
 
 from drupe.convert.plan import Output
 from drupe.convert.values import Values
@@ -29,10 +26,8 @@ from drupe.files import write_atomically
 from drupe.readers.strict_json import Json
 
 Done = Callable[[int, int], None]
-"""Bytes written, and bytes in all."""
+"""Bytes of the work done, and in all."""
 INDEX = "model.safetensors.index.json"
-_AHEAD = 4
-"""Chunks that wait for their digest at most."""
 _LOCK = "lock"
 
 
@@ -140,40 +135,48 @@ def _finish(folder: Path, target: Path) -> None:
     _sync(target.parent)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path, failed: list[OSError] | None = None) -> None:
+    """A file or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if failed is None:
+            raise
+        failed.append(error)
     finally:
         os.close(descriptor)
 
 
 def write_shards(
-    folder: Path, shards: Sequence[Shard], values: Values, identity: str, done: Done
+    folder: Path, shards: Sequence[Shard], values: Values, identity: str, done: Done, *, digests: bool
 ) -> dict[str, str]:
-    """Write and verify what is not there yet; returns tensor -> SHA-256 of its bytes as stored.
+    """Write and verify what is not there yet; returns tensor -> SHA-256 of its bytes when ``digests`` are wanted.
 
-    ``identity`` says what is converted to what: records of another conversion do not count.
+    ``identity`` says what is converted to what: records of another conversion do not count. Every byte counts twice
+    for ``done``: written, and read back.
     """
-    total, written = sum(shard.size for shard in shards), 0
-    digests: dict[str, str] = {}
+    total, before = 2 * sum(shard.size for shard in shards), 0
+    found: dict[str, str] = {}
     for path in folder.iterdir():
         if path.name not in {_LOCK, *(s.file for s in shards), *(_record(s) for s in shards)}:
             _remove(path)
     for shard in shards:
-        found = _recorded(folder, shard, identity)
-        if found is None:
+        known = _recorded(folder, shard, identity)
+        if known is None:
             (folder / _record(shard)).unlink(missing_ok=True)
-            found = _write(folder, shard, values, partial(_further, done, written, total))
-            verify(folder / shard.file, shard.outputs, values)
-            record = json.dumps({"identity": identity, "sha256": found}).encode()
+            _write(folder, shard, values, partial(_further, done, before, total))
+            read_back = partial(_further, done, before + shard.size, total)
+            with _flushed(folder / shard.file):
+                known = verify(folder / shard.file, shard.outputs, values, read_back, digests=digests)
+            record = json.dumps({"identity": identity, "sha256": known}).encode()
             write_atomically(folder / _record(shard), record)
-        digests.update(found)
-        written += shard.size
-        done(written, total)
+        found.update(known)
+        before += 2 * shard.size
+        done(before, total)
     if len(shards) > 1:
         write_atomically(folder / INDEX, _index(shards))
-    return digests
+    return found
 
 
 def _further(done: Done, before: int, total: int, size: int) -> None:
@@ -200,63 +203,39 @@ def _recorded(folder: Path, shard: Shard, identity: str) -> dict[str, str] | Non
         found: dict[str, str] = record["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if fits and found.keys() == {output.name for output in shard.outputs} else None
+    return found if fits else None
 
 
-def _write(folder: Path, shard: Shard, values: Values, done: Callable[[int], None]) -> dict[str, str]:
+def _write(folder: Path, shard: Shard, values: Values, done: Callable[[int], None]) -> None:
     """The whole file under a name that does not count, then renamed."""
     draft = folder / f".drupe-{shard.file}"
     try:
-        with draft.open("wb") as file, _Digests() as digests:
+        with draft.open("wb") as file:
             file.write(shard.header)
             for output in shard.outputs:
-                for chunk in values.chunks(output):
-                    file.write(chunk)
-                    digests.add(output.name, chunk)
-                    done(file.tell())
-            _flush(file)
+                values.write(output, file)
+                done(file.tell())
         if draft.stat().st_size != shard.size:
             raise SourceError("a tensor has not as many bytes as its shape says", where=shard.file)
         draft.replace(folder / shard.file)
     except OSError as error:
-        full = error.errno == errno.ENOSPC
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "free some space; what is finished stays, and the same command goes on" if full else ""
         raise SourceError(error.strerror or "cannot be written", where=str(draft), hint=hint) from None
-    return digests.found
 
 
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-class _Digests:
-    """SHA-256 of each tensor, computed while the next chunk is read and written."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, str] = {}
-        self._queue: Queue[tuple[str, bytes | memoryview] | None] = Queue(_AHEAD)
-        self._thread = Thread(target=self._work, daemon=True)
-
-    def __enter__(self) -> _Digests:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-
-    def add(self, name: str, chunk: bytes | memoryview) -> None:
-        """One more chunk of a tensor; the chunks of a tensor follow each other."""
-        self._queue.put((name, chunk))
-
-    def _work(self) -> None:
-        name, digest = None, hashlib.sha256()
-        while (item := self._queue.get()) is not None:
-            if item[0] != name:
-                name, digest = item[0], hashlib.sha256()
-            digest.update(item[1])
-            self.found[name] = digest.hexdigest()
+@contextmanager
+def _flushed(path: Path) -> Iterator[None]:
+    """The file reaches the disk while the block reads it back."""
+    failed: list[OSError] = []
+    thread = Thread(target=_sync, args=(path, failed))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if failed:
+        raise SourceError(failed[0].strerror or "cannot be written", where=str(path))
 
 
 def _index(shards: Sequence[Shard]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import weakref
@@ -66,6 +67,31 @@ class LocalBlob:
         ranges = coalesce(spans, gap=0, cap=_MERGED)
         self._announce(ranges)
         return carve(spans, ranges, [self.read(start, stop - start) for start, stop in ranges])
+
+    def copy_to(self, descriptor: int, start: int, length: int) -> bool:
+        """Append a span to an open file inside the kernel; False, and nothing done, where that cannot be.
+
+        Raises FormatError and SourceError as :meth:`read` does, OSError when the other file cannot be written.
+        """
+        check_span(start, length, self._size, self._name)
+        done = 0
+        while done < length:
+            try:
+                step = os.copy_file_range(self._descriptor, descriptor, length - done, start + done)
+            except (AttributeError, OSError) as error:
+                full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+                if full or done:
+                    raise
+                return False
+            if step == 0:
+                raise SourceError("the file changed while it was read", where=self._name)
+            done += step
+        self._meter.requests += 1
+        self._meter.bytes_read += length
+        state = os.fstat(self._descriptor)
+        if (state.st_size, state.st_mtime_ns) != (self._size, self._modified):
+            raise SourceError("the file changed while it was read", where=self._name)
+        return True
 
     def _read(self, start: int, length: int) -> bytes:
         if length <= SEQUENTIAL:
