@@ -58,6 +58,7 @@ SIGNALS = (
     Signal("names", "architecture", ("signals.names",), "names.null"),
     Signal("structure.graph", "architecture", ("signals.structure",), "structure.null"),
     Signal("structure.config", "architecture", (), "structure.config_null"),
+    Signal("genome", "architecture", ("signals.genome",), "genome.null"),
     Signal(
         "tokenizer.order",
         "tokenizer",

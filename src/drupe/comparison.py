@@ -13,13 +13,12 @@ import numpy as np
 from drupe.fingerprint import Fingerprint
 from drupe.messages import msg
 from drupe.model import Model
-from drupe.name_groups import Named, expand
-from drupe.readers.interface import Absent, TensorInfo
+from drupe.readers.interface import Absent
 from drupe.recover.adapt import adapt
 from drupe.recover.adapters import Declared, Deltas, adapter_findings, against_base, compare_deltas
 from drupe.recover.findings import Lineage
 from drupe.recover.lineage import investigate
-from drupe.signals import declared, names, structure
+from drupe.signals import declared, genome, names, structure
 from drupe.signals.interface import Component, Effect, Finding, Measured, Skipped
 from drupe.signals.sketch import compare as sketch
 from drupe.signals.tokenizer import TokenizerResult
@@ -76,6 +75,8 @@ class Comparison:
     """When exactly one side is an adapter: whether it fits the other and names it."""
     deltas: Deltas | None = None
     """When both sides are opened adapters: what they add to their bases, compared."""
+    genome: genome.GenomeResult | None = None
+    """The graphs in words and how usual they are; None when a side is an adapter. Moves no verdict."""
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # damage of a model is a state, not a warning
@@ -86,6 +87,7 @@ def compare(suspect: Subject, source: Subject, budget: Budget = AUTO, *, deep: b
     level = coverage_level(suspect, source, budget)
     structures = structure.compare(a.structure, b.structure)
     named = _names(suspect, source)
+    genes = _genomes(suspect, source, named)
     vocabularies, vocabulary_findings = _tokenizer(suspect, source)
     code = _code(a, b)
     said = declared.compare(a.declared, b.declared, suspect.texts)
@@ -104,6 +106,7 @@ def compare(suspect: Subject, source: Subject, budget: Budget = AUTO, *, deep: b
         *weights,
         *(named.findings if named else ()),
         *structures.findings,
+        *(genes.findings if genes else ()),
         *vocabulary_findings,
         code.finding,
         *said.findings,
@@ -123,6 +126,7 @@ def compare(suspect: Subject, source: Subject, budget: Budget = AUTO, *, deep: b
         findings,
         against,
         deltas,
+        genes,
     )
 
 
@@ -172,17 +176,23 @@ def _identity(a: Fingerprint, b: Fingerprint) -> tuple[float | None, Finding]:
 
 
 def _names(suspect: Subject, source: Subject) -> names.NamesResult | None:
-    sides = [_named(side) for side in (suspect, source)]
+    sides = [suspect.listed, source.listed]
     if not sides[0] or not sides[1]:
         return None
     in_order = suspect.model is not None and source.model is not None
     return names.compare(sides[0], sides[1], in_file_order=in_order)
 
 
-def _named(side: Subject) -> list[Named | TensorInfo]:
-    if side.model is not None and not isinstance(side.model.weights, Absent):
-        return list(side.model.weights.tensors.values())
-    return list(expand(side.fingerprint.names.groups))
+def _genomes(
+    suspect: Subject, source: Subject, named: names.NamesResult | None
+) -> genome.GenomeResult | None:
+    if suspect.fingerprint.adapter is not None or source.fingerprint.adapter is not None:
+        return None
+    mine, theirs = (
+        genome.extract(side.fingerprint.structure, side.listed, side.model.roles if side.model else None)
+        for side in (suspect, source)
+    )
+    return genome.compare(mine, theirs, named.renamed_modules if named else genome.NO_RENAMES)
 
 
 def _tokenizer(suspect: Subject, source: Subject) -> tuple[TokenizerResult | None, tuple[Finding, ...]]:

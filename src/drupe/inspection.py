@@ -11,6 +11,7 @@ from drupe.fingerprint import Fingerprint
 from drupe.opening import describe
 from drupe.readers.strict_json import Json
 from drupe.schemes import schemes
+from drupe.signals import genome
 from drupe.subject import Subject
 from drupe.uninformative import State
 
@@ -28,7 +29,7 @@ def inspection(locator: str, subject: Subject) -> Report:
         "kind": "inspection",
         "tool": {"name": "drupe", "version": version()},
         "model": describe(locator, subject),
-        "architecture": _architecture(fingerprint, subject),
+        "architecture": _architecture(fingerprint, subject, say),
         "storage": {
             "format": fingerprint.storage.format or None,
             "files": fingerprint.storage.files,
@@ -42,13 +43,17 @@ def inspection(locator: str, subject: Subject) -> Report:
     }
 
 
-def _architecture(f: Fingerprint, subject: Subject) -> dict[str, Json]:
-    scheme = subject.model.roles.scheme if subject.model else None
+def _architecture(f: Fingerprint, subject: Subject, say: Translations) -> dict[str, Json]:
+    roles = subject.model.roles if subject.model else None
+    scheme = roles.scheme if roles else None
+    genes = None if f.adapter is not None else genome.extract(f.structure, subject.listed, roles)
+    design = genome.describe(genes) if genes is not None else ()
     titles = {entry.name: entry.title for entry in schemes()}
     return {
         "model_type": f.structure.model_type,
         "classes": list(f.structure.architectures),
         "names_follow": titles[scheme.name] if scheme else None,
+        "design": [say(sentence) for sentence in design],
         "layers": f.structure.depth,
         "hidden_size": f.structure.hidden,
         "hyper_parameters": dict(f.structure.canonical),

@@ -65,7 +65,8 @@ def _architecture(words: Words, architecture: Table) -> list[str]:
     if architecture["names_follow"]:
         lines.append(words("report.inspection.names_follow", scheme=str(architecture["names_follow"])))
     layers, hidden = number(architecture["layers"]), number(architecture["hidden_size"])
-    return [*lines, words("report.inspection.layers", layers=layers, hidden=hidden)]
+    design = [words.sentence(str(sentence)) for sentence in rows(architecture.get("design", []))]
+    return [*lines, words("report.inspection.layers", layers=layers, hidden=hidden), *design]
 
 
 def _tokenizer(words: Words, tokenizer: Table) -> str:
