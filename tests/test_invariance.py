@@ -272,6 +272,18 @@ def test_gains_folded_into_the_next_matrix_are_undone(bits: int | None, tmp_path
     assert judged(_folded("r1", bits), "r0", tmp_path).relation == "independent"
 
 
+@pytest.mark.parametrize("name", ["r0", "q0", "g0", "b0"])
+def test_every_opaque_name_is_in_the_map(name: str, tmp_path: Path) -> None:
+    """Names opaque, order shuffled: norm gains and biases are led back too."""
+    model = read_model(name)
+    renamed = zoo.apply(model, "rename_all", seed=4)
+    changes = judged(renamed, name, tmp_path).diagnosis.transformations
+    (found,) = (change.parameters["map"] for change in changes if change.kind == "renamed")
+    assert isinstance(found, dict)
+    assert found.keys() == model.tensors.keys()
+    assert all(np.array_equal(model.tensors[old], renamed.tensors[new]) for old, new in found.items())
+
+
 def test_a_few_values_changed_far_are_no_noise(tmp_path: Path) -> None:
     dice = np.random.default_rng(8)
     tensors = dict(read_model("r0").tensors)

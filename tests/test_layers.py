@@ -54,13 +54,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("signals.interface",),
     ("signals.declared", "signals.names", "signals.structure", "signals.sketch.*", "signals.tokenizer.*"),
     ("signals.genome",),
+    # what a model's code asks for, from its syntax tree
+    ("implied.*",),
     ("fingerprint",),
     ("subject",),
     ("division",),
     # what needs the tensors of both models
     ("residual", "lattice", "recover.units", "recover.parts", "recover.spectrum", "recover.adapt"),
     ("recover.tokens", "recover.adapter_factors"),
-    ("recover.profile", "recover.admissible", "recover.contents", "recover.adapters"),
+    ("recover.profile", "recover.admissible", "recover.contents", "recover.adapters", "recover.tensors"),
     ("recover.rotation", "recover.profile_opaque", "recover.permuted"),
     ("recover.align",),
     ("recover.refine",),
@@ -84,7 +86,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("opening", "packages"),
     ("inspection", "evidence"),
     # the same weights under other names
-    ("recover.tensors", "convert.pieces"),
+    ("convert.pieces",),
     ("convert.blueprint",),
     ("convert.plan",),
     ("convert.values", "convert.config"),
@@ -110,7 +112,15 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "yaml": ("readers.card",),
 }
 # Judgement is pure: no files, no clock, no network, no randomness without a seed.
-PURE = ("diagnose.*", "verdict", "stats", "signals.tokenizer.decision", "convert.plan", "convert.pieces")
+PURE = (
+    "diagnose.*",
+    "verdict",
+    "stats",
+    "signals.tokenizer.decision",
+    "convert.plan",
+    "convert.pieces",
+    "implied.*",
+)
 IMPURE_MODULES = frozenset(
     {"os", "pathlib", "random", "time", "datetime", "socket", "subprocess", "tempfile"}
 )

@@ -44,6 +44,9 @@ def _renamed(c: Comparison) -> list[Transformation]:
     }
     if not renamed:
         return []
+    for suspect, origin in c.lineage.tensors.items() if c.lineage else ():
+        if origin not in renamed and suspect not in renamed.values() and suspect != origin:
+            renamed[origin] = suspect
     if c.lineage is not None and any(i != j for i, j in c.lineage.layer_map):
         return []  # other numbers are a layer map, not names
     return [Transformation(Kind.RENAMED, {"count": len(renamed), "map": renamed})]

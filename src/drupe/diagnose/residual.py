@@ -97,12 +97,12 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
     if all(pair.residual.equal == 1.0 for pair in pairs):
         return _equal(c, lineage)
     pool = _pool(pairs)
-    if all(pair.residual.rho < FLOAT_ROUNDING for pair in lineage.pairs if pair.proven):
-        rounding = Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.rho:.0e}"),))
-        return _with_outside(rounding, lineage, pool)
     cast = _cast(c, pairs)
     if cast is not None:
         return _with_outside(Outcome((cast,), False, (msg("diagnosis.cast_exact"),)), lineage, pool)
+    if all(pair.residual.rho < FLOAT_ROUNDING for pair in lineage.pairs if pair.proven):
+        rounding = Outcome((), False, (msg("diagnosis.only_rounding", sigma=f"{pool.rho:.0e}"),))
+        return _with_outside(rounding, lineage, pool)
     for rule in (_quantised, _pruned, _rescaled):
         found = rule(c, pairs, pool)
         if found is not None:

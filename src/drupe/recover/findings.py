@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from drupe.lattice import DeltaGrid, Lattice
@@ -99,6 +100,8 @@ class Lineage:
     tables_only: bool = False
     rows: RowsResult | None = None
     feedback: Feedback | None = None
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    """Suspect's tensor -> source's, gains and biases too, where names say nothing."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:

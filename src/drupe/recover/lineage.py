@@ -27,6 +27,7 @@ from drupe.recover.permuted import compare_rows
 from drupe.recover.profile_opaque import compare_opaque
 from drupe.recover.refine import refine_rotation
 from drupe.recover.rotation import find_rotation
+from drupe.recover.tensors import match_tensors
 from drupe.residual import Residual, measure, unit_scales
 from drupe.roles import is_layer_role, is_table_role
 from drupe.signals.sketch.compare import LOG10_ALPHA, SIGNIFICANT, SketchResult
@@ -168,7 +169,12 @@ def _in_place(
         vectors_change=vectors[1],
         tables_only=bool(pairs) and not any(pair.proven and _is_hidden(pair.place) for pair in pairs),
         feedback=feedback(a, b, pairs, sparing=not full) if full or escalate else None,
+        tensors=match_tensors(a, b, _names(a), _names(b)) if full and _opaque(a, b) else {},
     )
+
+
+def _names(model: Model) -> Sequence[str]:
+    return () if isinstance(model.weights, Absent) else list(model.weights.tensors)
 
 
 def _is_hidden(place: Place) -> bool:

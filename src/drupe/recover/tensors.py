@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from drupe.model import Model
 from drupe.readers.interface import Absent, Window
 
+Samples = NDArray[np.float64]
+"""A row of values for each tensor."""
+
 SAMPLED_ROWS, SAMPLED_COLUMNS = 8, 512
 """Of each tensor, from its first value: enough to tell 10,000 tensors of one shape apart."""
 MIN_COSINE = 0.5
@@ -37,7 +40,7 @@ def match_tensors(a: Model, b: Model, wanted: Iterable[str], among: Iterable[str
     return found
 
 
-def _samples(model: Model, names: list[str]) -> NDArray[np.float32]:
+def _samples(model: Model, names: list[str]) -> Samples:
     """A row of values for each tensor."""
     assert not isinstance(model.weights, Absent)
     windows = []
@@ -45,16 +48,16 @@ def _samples(model: Model, names: list[str]) -> NDArray[np.float32]:
         rows, columns = model.weights.tensors[name].matrix_shape
         width = SAMPLED_COLUMNS if rows > 1 else SAMPLED_ROWS * SAMPLED_COLUMNS
         windows.append(Window(name, 0, min(rows, SAMPLED_ROWS), 0, min(columns, width)))
-    return np.stack([values.ravel() for values in model.weights.read(windows)])
+    samples = np.stack([values.ravel() for values in model.weights.read(windows)])
+    found: Samples = np.nan_to_num(samples.astype(np.float64), posinf=0.0, neginf=0.0)
+    return found
 
 
-def _match(
-    mine: NDArray[np.float32], theirs: NDArray[np.float32], left: list[str], right: list[str]
-) -> Mapping[str, str]:
+def _match(mine: Samples, theirs: Samples, left: list[str], right: list[str]) -> Mapping[str, str]:
     """Greedy by cosine; equal tensors go to each other in their order."""
     table = _unit(mine) @ _unit(theirs).T
     if len(left) == len(right) == 1:
-        table = np.ones((1, 1), np.float32)  # the only one of its shape
+        table = np.ones((1, 1))  # the only one of its shape
     found: dict[str, str] = {}
     taken: set[int] = set()
     for flat in np.argsort(-table, axis=None, kind="stable"):
@@ -67,10 +70,10 @@ def _match(
     return found
 
 
-def _unit(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unit(samples: Samples) -> Samples:
     """Less the mean of the group where there are several, and of length one; equal groups stay as they are."""
     centred = samples - samples.mean(axis=0) if len(samples) > 1 else samples
     centred = centred if centred.any() else samples
     length = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = centred / np.where(length > 0, length, 1.0)
+    unit: Samples = centred / np.where(length > 0, length, 1.0)
     return unit
