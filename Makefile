@@ -8,7 +8,7 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 TESTS ?=
 
-.PHONY: help demo test check test-real bench format lock clean
+.PHONY: help demo test check test-real test-run bench format lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test       all tests that need no network"
 	@echo "make check      format, lint, types, layers, documentation"
 	@echo "make test-real  tests on published models (downloads them, once)"
+	@echo "make test-run   convert, load with transformers, compare logits (installs torch in .venv-run)"
 	@echo "make bench      the tables of benchmarks/README.md"
 	@echo "make format     rewrite the sources in the agreed format"
 	@echo "make lock       renew the lock files from pyproject.toml"
@@ -41,6 +42,12 @@ check: $(DEV)
 test-real: $(DEV)
 	@echo "make: tests on published models; the first run downloads them"
 	@$(BIN)/python -m pytest -m real $(TESTS)
+
+test-run: $(DEV)
+	@test -x $(VENV)-run/bin/python || $(BIN)/python -m venv $(VENV)-run
+	@echo "make: torch and transformers; the first run downloads them"
+	@$(VENV)-run/bin/python -m pip install -q -e '.[dev,train]'
+	@$(VENV)-run/bin/python -m pytest tests/convert $(TESTS)
 
 bench: $(DEV)
 	@$(BIN)/python benchmarks/run.py
@@ -86,5 +93,5 @@ lock: $(DEV)
 	  --constraint requirements.lock -o requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(VENV)-run build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -90,7 +90,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("convert.blueprint",),
     ("convert.plan",),
     ("convert.values", "convert.config"),
-    ("convert.verify", "convert.request"),
+    ("convert.verify", "convert.request", "convert.running"),
     ("convert.writer",),
     ("convert.steps",),
     ("workflows",),
@@ -110,6 +110,8 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "httpx": ("sources.transfer",),
     "httpx2": ("sources.transfer",),
     "yaml": ("readers.card",),
+    "torch": ("convert.running",),
+    "transformers": ("convert.running",),
 }
 # Judgement is pure: no files, no clock, no network, no randomness without a seed.
 PURE = (

@@ -17,6 +17,7 @@ from drupe.messages import LANGUAGES, Language, msg
 
 if TYPE_CHECKING:
     from drupe.comparison import Budget
+    from drupe.convert.running import Run
     from drupe.document import Report
     from drupe.report.progress import Progress
 
@@ -192,6 +193,7 @@ def _add_convert(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, help=_say("convert_output"))
     parser.add_argument("--map-only", action="store_true", help=_say("map_only"))
     parser.add_argument("--shard-size", default="5G", metavar="BYTES", help=_say("shard_size"))
+    parser.add_argument("--run", action="store_true", dest="proof", help=_say("run"))
     parser.add_argument("--digests", action="store_true", help=_say("digests"))
     _add_offline(parser)
     _add_verbosity(parser)
@@ -277,6 +279,7 @@ def run_convert(options: argparse.Namespace) -> int:
             map_only=options.map_only,
             shard_size=_amount("--shard-size", options.shard_size),
             digests=options.digests,
+            run=options.proof,
             offline=options.offline,
             notify=progress,
             amount=progress.amount,
@@ -289,7 +292,18 @@ def run_convert(options: argparse.Namespace) -> int:
         only = msg("convert.map_done", count=written.tensors, target=target)
         text = (done if written.files else only).text(_language_of_environment())
         _write(_printable(text) + "\n")
+        if written.run is not None:
+            _write(_printable(_ran(written.run)) + "\n")
     return OK
+
+
+def _ran(run: Run) -> str:
+    """What running the converted model showed."""
+    key = "convert.ran" if run.own_class else "convert.ran_by_map"
+    first, second = (f"{value:.6g}" for value in run.perplexity)
+    said = {"loaded_as": run.loaded_as, "own": run.own_class or "", "first": first, "second": second}
+    done = msg(key, tokens=run.tokens, difference=f"{run.difference:.1e}", **said)
+    return done.text(_language_of_environment())
 
 
 def run_report(options: argparse.Namespace) -> int:

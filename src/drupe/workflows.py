@@ -8,13 +8,14 @@ they return.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from drupe import document, evidence, files
 from drupe import fingerprint as fingerprints
 from drupe.assembly import examine
 from drupe.comparison import AUTO, Budget
-from drupe.convert import steps
+from drupe.convert import running, steps
 from drupe.convert.request import rename_json
 from drupe.convert.steps import Written
 from drupe.convert.writer import Done, refuse_existing
@@ -151,6 +152,7 @@ def convert(
     map_only: bool = False,
     shard_size: int = SHARD_SIZE,
     digests: bool = False,
+    run: bool = False,
     offline: bool = False,
     notify: Notify = _silent,
     amount: Done = _uncounted,
@@ -158,7 +160,8 @@ def convert(
     """The weights of a model under the names and in the layout of another, in a new folder.
 
     ``like``: a locator, or the name of a shipped scheme. ``map_only``: only the map, without ``target`` as bytes.
-    ``digests``: with the SHA-256 of every tensor.
+    ``digests``: with the SHA-256 of every tensor. ``run``: load the result with transformers and compare its
+    logits with the original's; raises FormatError when they differ.
     Raises LocatorError when the target exists and UnsupportedError when the names of the other do not fit.
     """
     if target is not None:
@@ -174,7 +177,11 @@ def convert(
     if map_only:
         steps.write_map(made, target)
         return Written(target, len(made.plan.outputs), 0, 0)
-    return steps.write_all(opened, made, names, target, amount, shard_size=shard_size, digests=digests)
+    written = steps.write_all(opened, made, names, target, amount, shard_size=shard_size, digests=digests)
+    if run:
+        notify(msg("convert.running", target=str(target)))
+        return replace(written, run=running.run(opened, made.plan, target))
+    return written
 
 
 def load_report(path: Path) -> Report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 from drupe.convert.blueprint import Blueprint
 from drupe.convert.plan import Plan
@@ -13,6 +12,8 @@ from drupe.readers.strict_json import Json
 _LEFT_OUT = frozenset({"auto_map", "_name_or_path", "quantization_config"})
 """What speaks of the old files: code to be loaded, a path, a packing that was undone."""
 _TIED = "tie_word_embeddings"
+_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+"""Their defaults are those of a published vocabulary: what the model does not say must be said not to be there."""
 
 
 def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | None:
@@ -35,13 +36,11 @@ def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | N
     if any(source.piece.key[0] == "embed" for output in made.outputs for source in output.sources):
         has_head = any(s.piece.key[0] == "head" for output in made.outputs for s in output.sources)
         raw[_TIED] = not has_head
-    return (json.dumps(_plain(raw), indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8")
+    plain = {key: value for key, value in raw.items() if value is not None}
+    plain |= {key: None for key in _TOKENS if theirs is not None and key not in plain}
+    return (json.dumps(plain, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8")
 
 
 def _is_foreign(config: Config) -> bool:
     """Whether the keys are those of another kind of file (a GGUF header)."""
     return not config.file.endswith(".json")
-
-
-def _plain(raw: Mapping[str, Json]) -> dict[str, Json]:
-    return {key: value for key, value in raw.items() if value is not None}

@@ -5,27 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from drupe import graph
+from drupe.configurations import table
 from drupe.convert import blueprint, config
 from drupe.convert.blueprint import Blueprint
 from drupe.convert.pieces import Inventory, inventory
 from drupe.convert.plan import Plan, check_dtypes, plan
 from drupe.convert.request import Conversion, conversion, kept_files, pull_request, rename_json
+from drupe.convert.running import Run
 from drupe.convert.values import Values
 from drupe.convert.writer import Done, shards_of, workplace, write_shards
 from drupe.errors import LocatorError, UnsupportedError
 from drupe.files import write_atomically
+from drupe.graph_tensors import graph_of_tensors
 from drupe.model import Model, open_model
-from drupe.readers.interface import Absent
+from drupe.readers.config import Config
+from drupe.readers.interface import Absent, TensorInfo
 from drupe.readers.wrapping import headers_of
 from drupe.recover.tensors import match_tensors
 from drupe.roles import Roles
-from drupe.signals import names
+from drupe.signals import genome, names, structure
 from drupe.sources.locator import open_tree
 
+_COMPUTED = frozenset({"norm", "placement", "residual", "ffn", "qk_norm", "positions", "window", "softcap"})
+"""Questions whose answer neither the names nor the keys of a configuration carry over."""
 RENAME, REQUEST = "rename.json", "PULL_REQUEST.md"
 
 
@@ -37,6 +44,7 @@ class Written:
     tensors: int
     files: int
     size: int
+    run: Run | None = None
 
 
 def open_weights_of(locator: str, *, offline: bool) -> Model:
@@ -63,6 +71,7 @@ def plan_for(model: Model, target: Blueprint, source: Model | None) -> Plan:
     assert not isinstance(model.weights, Absent)
     parts = parts_of(model)
     _check_meaning(model.roles, target)
+    _check_graph(model, target)
     made = plan(parts, target, _heads(model), _named(model, parts, source))
     check_dtypes(made, model.weights.tensors)
     return made
@@ -97,6 +106,30 @@ def _check_meaning(roles: Roles, target: Blueprint) -> None:
         first, second = ("after", "before") if ours.norm_after else ("before", "after")
         problem = f"{ours.title} has its norms {first} each sublayer, {theirs.title} {second}"
         raise UnsupportedError(problem, hint=hint)
+
+
+def _check_graph(model: Model, target: Blueprint) -> None:
+    """Raise UnsupportedError where what lies between the tensors differs, as far as both sides tell."""
+    assert not isinstance(model.weights, Absent)
+    own = None if isinstance(model.config, Absent) else model.config
+    mine = _graph(own, list(model.weights.tensors.values()), model.roles)
+    theirs = _graph(target.config, list(target.tensors.values()), target.roles)
+    told = [name for name in graph.differences(mine, theirs) if name in _COMPUTED]
+    if told:
+        ours = ", ".join(f"{name} {getattr(mine, name)}" for name in told)
+        wanted = ", ".join(f"{name} {getattr(theirs, name)}" for name in told)
+        raise UnsupportedError(
+            f"the names fit, but the model computes something else than {target.title}: {ours}; there {wanted}",
+            hint="choose a source or scheme that computes the same",
+        )
+
+
+def _graph(own: Config | None, tensors: Sequence[TensorInfo], roles: Roles) -> graph.Graph:
+    """Tensors and configuration together; tensors alone where the class is not known, whose settings are guesses."""
+    if own is None or own.model_type not in table().by_type:
+        return graph_of_tensors(tensors, roles)
+    places = {name: (role.name, role.layer) for name, role in roles.by_tensor.items()}
+    return genome.extract(structure.extract(own, tensors, places), tensors, roles).graph
 
 
 def parts_of(model: Model) -> Inventory:
