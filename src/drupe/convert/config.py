@@ -36,8 +36,8 @@ def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | N
     if any(source.piece.key[0] == "embed" for output in made.outputs for source in output.sources):
         has_head = any(s.piece.key[0] == "head" for output in made.outputs for s in output.sources)
         raw[_TIED] = not has_head
-    plain = {key: value for key, value in raw.items() if value is not None}
-    plain |= {key: None for key in _TOKENS if theirs is not None and key not in plain}
+    plain: dict[str, object] = {key: value for key, value in raw.items() if value is not None}
+    plain |= dict.fromkeys(_TOKENS if theirs is not None else (), None) | plain
     return (json.dumps(plain, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8")
 
 
