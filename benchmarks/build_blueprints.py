@@ -24,6 +24,33 @@ LEFT_OUT = {"gpt_bigcode_heads", "falcon_rw", "rwkv", "albert"}
 NO_KEYS = {"transformers_version", "dtype", "torch_dtype", "_name_or_path", "id2label", "label2id"}
 
 
+_LAYER = "model.layers.{0-2}."
+SHELLS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "yi": ("Yi", "YiForCausalLM", {"input_layernorm": "ln1", "post_attention_layernorm": "ln2"}),
+    "baichuan": (
+        "baichuan",
+        "BaichuanForCausalLM",
+        {
+            f"{_LAYER}self_attn.q_proj.weight 64x64": f"{_LAYER}self_attn.W_pack.weight 192x64",
+            f"{_LAYER}self_attn.k_proj.weight 32x64": "",
+            f"{_LAYER}self_attn.v_proj.weight 32x64": "",
+        },
+    ),
+}
+"""Families that are Llama's graph under other names, of which transformers has no class: model type, class, and what
+their files say in place of Llama's. Facts: vLLM 0.2.3, model_executor/models/yi.py and baichuan.py."""
+
+
+def shell(name: str, llama: dict[str, Any]) -> dict[str, Any]:
+    """Llama's entry with what the family calls otherwise."""
+    kind, architecture, renames = SHELLS[name]
+    lines = llama["tensors"]
+    for old, new in renames.items():
+        lines = [line.replace(old, new) for line in lines]
+    config = {**llama["config"], "model_type": kind, "architectures": [architecture]}
+    return {"config": config, "tensors": [line for line in lines if line]}
+
+
 def entry(family: str) -> dict[str, Any]:
     """Configuration and tensors of one family."""
     with tempfile.TemporaryDirectory() as folder:
@@ -43,6 +70,7 @@ def main() -> None:
         made = entry(family) if family not in LEFT_OUT else None
         if made is not None and "vocab_size" in made["config"]:
             found[family] = made
+    found |= {name: shell(name, found["llama"]) for name in SHELLS}
     for place, family in enumerate(found):  # many families share one list of tensors
         same = [o for o in list(found)[:place] if found[o]["tensors"] == found[family]["tensors"]]
         if same:

@@ -3,7 +3,8 @@
 - ``signals.md`` from the docstrings of the signals and their null sentences;
 - ``command-line.md`` (both languages) from the parser and the error tree;
 - the table between ``<!-- begin KEY -->`` and ``<!-- end KEY -->`` in ``report-format.md``, from the schema;
-- console blocks after ``<!-- output -->`` or ``<!-- output: A; B -->`` (paragraphs shown), by running them.
+- console blocks after ``<!-- output -->`` or ``<!-- output: A; B -->`` (paragraphs shown), by running them; with
+  ``output, continued`` in the folder that the blocks before it left.
 
 ``--check`` writes nothing and names the pages that are out of date (exit 1); tests/test_docs.py does so too.
 """
@@ -58,6 +59,7 @@ SIGNALS = (
     Signal("names", "architecture", ("signals.names",), "names.null"),
     Signal("structure.graph", "architecture", ("signals.structure",), "structure.null"),
     Signal("structure.config", "architecture", (), "structure.config_null"),
+    Signal("code.fit", "code", ("code_fit", "implied.follow:implied"), "implied.null"),
     Signal("genome", "architecture", ("signals.genome",), "genome.null"),
     Signal(
         "tokenizer.order",
@@ -253,18 +255,25 @@ def with_tables(text: str) -> str:
 
 
 BLOCK = re.compile(r"(?P<mark>(?:<!-- [^>]* -->\n)?)```console\n(?P<body>.*?)```", re.S)
-OUTPUT = re.compile(r"<!-- output(?:: (?P<starts>[^>]+?))? -->\n")
+OUTPUT = re.compile(r"<!-- output(?P<continued>, continued)?(?:: (?P<starts>[^>]+?))? -->\n")
 _OUTPUTS: dict[str, str] = {}
 
 
 def with_outputs(text: str) -> str:
-    """Run the blocks that are marked ``<!-- output -->`` and show what they print."""
+    """Run the blocks that are marked ``<!-- output -->`` and show what they print.
+
+    ``<!-- output, continued -->``: in the folder that the blocks before it left.
+    """
+    before: list[str] = []
 
     def fresh(match: re.Match[str]) -> str:
         marked = OUTPUT.fullmatch(match["mark"])
         if marked is None:
             return match[0]
-        shown = excerpt(run_block(match["body"]), marked["starts"] or "")
+        if not marked["continued"]:
+            before.clear()
+        shown = excerpt(run_block(match["body"], before), marked["starts"] or "")
+        before.extend(commands(match["body"]))
         return f"{match['mark']}```console\n{shown}```"
 
     return BLOCK.sub(fresh, text)
@@ -292,13 +301,15 @@ def commands(body: str) -> list[str]:
     return [line[2:] for line in body.splitlines() if line.startswith("$ ")]
 
 
-def run_block(body: str) -> str:
+def run_block(body: str, before: Sequence[str] = ()) -> str:
     """The block again, each command followed by what it prints; identical blocks run once."""
     lines = commands(body)
-    key = "\n".join(lines)
+    key = "\n".join((*before, "", *lines))
     if key not in _OUTPUTS:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "tests").symlink_to(ROOT / "tests")
+            for line in before:
+                run(line, folder)
             _OUTPUTS[key] = "".join(f"$ {line}\n{run(line, folder)}" for line in lines)
     return _OUTPUTS[key]
 

@@ -71,6 +71,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recover.feedback",),
     ("recover.lineage",),
     # judgement
+    ("code_fit",),
     ("comparison",),
     ("diagnose.*",),
     ("assembly",),

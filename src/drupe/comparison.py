@@ -109,6 +109,7 @@ def compare(suspect: Subject, source: Subject, budget: Budget = AUTO, *, deep: b
         *(genes.findings if genes else ()),
         *vocabulary_findings,
         code.finding,
+        *([fit] if (fit := _code_fit(suspect, source)) is not None else []),
         *said.findings,
     )
     return Comparison(
@@ -224,6 +225,15 @@ def _code(a: Fingerprint, b: Fingerprint) -> CodeResult:
         effect=Effect(same_text / len(mine), low, high),
     )
     return CodeResult(len(mine), len(theirs), same_bytes, same_text, finding)
+
+
+def _code_fit(suspect: Subject, source: Subject) -> Finding | None:
+    """Imported where there is code: most models have none, and the interpreter of it is large."""
+    if not suspect.fingerprint.code.files and not source.fingerprint.code.files:
+        return None
+    from drupe import code_fit
+
+    return code_fit.compare(suspect, source)
 
 
 def _deep(

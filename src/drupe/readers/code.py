@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drupe.messages import Message, msg
 from drupe.readers.config import text as clean_text
@@ -46,6 +46,7 @@ class CodeFile:
     sha256: str
     text_sha256: str
     headers: tuple[HeaderLine, ...]
+    text: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def absent_reason() -> Message:
 
 def parse(file: str, data: bytes) -> CodeFile:
     """Digests and header lines of one file."""
-    lines = data.decode("utf-8-sig", errors="replace").splitlines()
+    text = data.decode("utf-8-sig", errors="replace")
+    lines = text.splitlines()
     normalised = "\n".join(line.rstrip() for line in lines).rstrip("\n") + "\n"
     return CodeFile(
         file=file,
@@ -88,6 +90,7 @@ def parse(file: str, data: bytes) -> CodeFile:
         sha256=hashlib.sha256(data).hexdigest(),
         text_sha256=hashlib.sha256(normalised.encode()).hexdigest(),
         headers=_headers(lines),
+        text=text,
     )
 
 
