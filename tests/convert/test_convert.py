@@ -7,12 +7,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
 import zoo
 from drupe import cli
 from drupe.workflows import convert
+from readers.test_formats_end_to_end import gguf_name
 from zoo_files import Checkpoint, read_model, save
 
 SMALL = 100_000
@@ -216,3 +218,42 @@ def test_licence_and_card_go_along_and_code_does_not(tmp_path: Path) -> None:
     assert {"LICENSE", "NOTICE.txt", "README.md"} <= names
     assert "modeling_yi.py" not in names
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+
+
+def test_every_setting_of_the_model_is_said_again(tmp_path: Path) -> None:
+    """Rotary frequencies and the like change what is computed: nothing may be lost between the dialects."""
+    model = zoo.apply(read_model("r0"), "rename_yi")
+    settings = {
+        "rope_theta": 5e6,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 4096,
+        "attention_bias": False,
+    }
+    config = {key: value for key, value in model.config.items() if key != "rope_parameters"} | settings
+    convert(saved(replace(model, config=config), tmp_path / "yi"), "llama", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+    assert {key: found[key] for key in settings} == settings
+
+
+def test_a_gguf_header_becomes_a_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "g"
+    folder.mkdir()
+    writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+    for add, value in (
+        (writer.add_head_count, 4),
+        (writer.add_head_count_kv, 2),
+        (writer.add_block_count, 4),
+    ):
+        add(value)
+    writer.add_rope_freq_base(5e5)
+    writer.add_layer_norm_rms_eps(1e-5)
+    for name, values_ in read_model("r0").tensors.items():
+        writer.add_tensor(gguf_name(name), np.ascontiguousarray(values_, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    convert(str(folder), "llama", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+    assert (found["rope_theta"], found["rms_norm_eps"], found["num_key_value_heads"]) == (5e5, 1e-5, 2)
+    assert found["model_type"] == "llama"

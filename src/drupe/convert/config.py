@@ -6,7 +6,8 @@ import json
 
 from drupe.convert.blueprint import Blueprint
 from drupe.convert.plan import Plan
-from drupe.readers.config import Config
+from drupe.errors import UnsupportedError
+from drupe.readers.config import Config, config_of
 from drupe.readers.strict_json import Json
 
 _LEFT_OUT = frozenset({"auto_map", "_name_or_path", "quantization_config"})
@@ -17,30 +18,39 @@ _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | None:
-    """``config.json``; None when the model has no configuration to begin with."""
+    """``config.json``; None when the model has no configuration to begin with.
+
+    Raises UnsupportedError when a value of the model cannot be said in the target's keys.
+    """
     if config is None:
         return None
+    foreign = not config.file.endswith(".json")  # keys of a GGUF header
+    raw = {} if foreign else {key: value for key, value in config.raw.items() if key not in _LEFT_OUT}
     theirs = target.config
-    raw: dict[str, Json] = (
-        {} if _is_foreign(config) else {k: v for k, v in config.raw.items() if k not in _LEFT_OUT}
-    )
     for field, key in config.spelled.items():
-        new = theirs.spelled.get(field, key) if theirs else key
-        if "." in new or ("." in key and not _is_foreign(config)):
-            continue  # nested: stays where it is
+        if "." in key and not foreign:
+            continue  # in a nested object, which stays as it is
+        new = theirs.spelled.get(field, field if foreign else key) if theirs else key
         value = raw.pop(key, config.canonical[field])
-        raw.setdefault(new, value)
+        raw.setdefault(new.rpartition(".")[2], value)  # nested keys are understood at the top as well
     if theirs is not None:
         raw["model_type"] = theirs.model_type or raw.get("model_type")
         raw["architectures"] = list(theirs.architectures) or raw.get("architectures")
-    if any(source.piece.key[0] == "embed" for output in made.outputs for source in output.sources):
-        has_head = any(s.piece.key[0] == "head" for output in made.outputs for s in output.sources)
-        raw[_TIED] = not has_head
-    plain: dict[str, object] = {key: value for key, value in raw.items() if value is not None}
-    plain |= dict.fromkeys(_TOKENS if theirs is not None else (), None) | plain
-    return (json.dumps(plain, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8")
+    roles = {source.piece.key[0] for output in made.outputs for source in output.sources}
+    if "embed" in roles:
+        raw[_TIED] = "head" not in roles
+    plain: dict[str, Json] = {key: value for key, value in raw.items() if value is not None}
+    _check(config, plain, target)
+    text: dict[str, object] = dict.fromkeys(_TOKENS if theirs is not None else (), None) | plain
+    return (json.dumps(text, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8")
 
 
-def _is_foreign(config: Config) -> bool:
-    """Whether the keys are those of another kind of file (a GGUF header)."""
-    return not config.file.endswith(".json")
+def _check(config: Config, raw: dict[str, Json], target: Blueprint) -> None:
+    """Whether the result, read again, says what the model says."""
+    again = config_of("config.json", raw).canonical
+    lost = [
+        field for field, value in config.canonical.items() if field != _TIED and again.get(field) != value
+    ]
+    if lost:
+        problem = f"the configuration of {target.title} has no key for {', '.join(sorted(lost)[:8])}"
+        raise UnsupportedError(problem, where=config.file)
