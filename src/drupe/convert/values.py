@@ -6,6 +6,7 @@ Values are never computed with: they are moved as whole numbers of their size, s
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -21,7 +22,7 @@ from drupe.model import Model
 from drupe.readers.dense import DenseFile
 from drupe.readers.interface import Absent, TensorInfo, Window
 from drupe.sources.interface import Blob
-from drupe.sources.local import LocalBlob
+from drupe.sources.local import LocalBlob, LocalTree
 
 CHUNK = 8 << 20
 """Bytes that are in memory at a time when a tensor is copied."""
@@ -59,19 +60,31 @@ class Values:
             count *= extent
         return count * ITEM_BYTES[self.dtype(output.tensors[0])]
 
-    def write(self, output: Output, file: BinaryIO) -> None:
-        """Append one output to an open file; spans of local files stay inside the kernel where that can be."""
+    def write(self, output: Output, file: BinaryIO) -> str | None:
+        """Append one output to an open file; spans of local files stay inside the kernel where that can be.
+
+        Returns the SHA-256 of what was fetched from elsewhere, None for files on this machine.
+        """
         spans = self.spans(output)
-        if spans is None:
-            for chunk in self.chunks(output):
-                file.write(chunk)
-            return
+        if spans is not None and all(isinstance(blob, LocalBlob) for blob, _, _ in spans):
+            file.flush()
+            for blob, start, size in spans:
+                assert isinstance(blob, LocalBlob)
+                if not blob.copy_to(file.fileno(), start, size):
+                    file.writelines(_read(blob, start, size))
+                    file.flush()
+            return None
+        digest = hashlib.sha256()
+        for chunk in self.chunks(output):
+            digest.update(chunk)
+            file.write(chunk)
         file.flush()
-        for blob, start, size in spans:
-            if not (isinstance(blob, LocalBlob) and blob.copy_to(file.fileno(), start, size)):
-                for chunk in _read(blob, start, size):
-                    file.write(chunk)
-                file.flush()
+        return None if self.is_local else digest.hexdigest()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reading a value again costs no request."""
+        return isinstance(self.model.tree, LocalTree) or bool(getattr(self.model.tree, "is_local", False))
 
     def chunks(self, output: Output) -> Iterator[bytes | memoryview]:
         """The bytes of one output, in order."""

@@ -1,13 +1,13 @@
-"""Every value of a written file, led back by the map, against the value it was made of; and the digests of both."""
+"""Every value of a written file, led back by the map, against the value it was made of; beside the writing."""
 
 from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from queue import Queue
-from threading import Thread
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,32 +20,62 @@ from drupe.sources.interface import Meter
 from drupe.sources.local import LocalBlob
 
 Bytes = NDArray[np.uint8]
-_AHEAD = 4
-"""Tensors that wait for their digest at most."""
 
 
-def verify(
-    path: Path, outputs: Sequence[Output], values: Values, done: Callable[[int], None], *, digests: bool
-) -> dict[str, str]:
-    """Read the file back; returns tensor -> SHA-256 of its bytes when ``digests`` are wanted.
+class ReadBack:
+    """Reads tensors back from a file while the next ones are written to it.
 
-    Raises SourceError at the first tensor whose values are not those of the model. ``done``: bytes compared so far.
+    Values that lie on this machine are read again and compared; others would have to be fetched twice, so the digest
+    taken while they passed must be that of the file. ``digests``: tensor -> SHA-256, of all when they are ``wanted``.
     """
+
+    def __init__(self, path: Path, values: Values, *, wanted: bool) -> None:
+        self.digests: dict[str, str] = {}
+        self._path, self._values, self._wanted = path, values, wanted
+        self._worker = ThreadPoolExecutor(1)
+        self._pending: list[Future[None]] = []
+
+    def __enter__(self) -> ReadBack:
+        self._file = self._path.open("rb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._worker.shutdown(cancel_futures=kind is not None)
+        self._file.close()
+        for pending in self._pending if kind is None else ():
+            pending.result()
+
+    def add(self, output: Output, start: int, digest: str | None) -> None:
+        """A tensor that lies in the file from ``start``. Raises what an earlier one raised."""
+        while self._pending and self._pending[0].done():
+            self._pending.pop(0).result()
+        self._pending.append(self._worker.submit(self._check, output, start, digest))
+
+    def _check(self, output: Output, start: int, digest: str | None) -> None:
+        written = _mapped(self._file.fileno(), start, self._values.size(output))
+        if digest is not None or self._wanted:
+            self.digests[output.name] = hashlib.sha256(written.data).hexdigest()
+        if digest is not None:
+            same = digest == self.digests[output.name]
+        elif output.is_copy or self._values.spans(output) is not None:
+            same = _same_bytes(written, output, self._values)
+        else:
+            same = _same_rows(written, output, self._values)
+        if not same:
+            raise SourceError(f"{output.name} was read back with other values", where=str(self._path))
+
+
+def check_header(path: Path, starts: Mapping[str, int]) -> None:
+    """Raise SourceError when the header of a file does not say where its tensors were written."""
     blob = LocalBlob(str(path), path.name, Meter())
     try:
-        places = open_safetensors([blob]).places
+        said = {name: place.start for name, place in open_safetensors([blob]).places.items()}
     finally:
         blob.close()
-    with path.open("rb") as file, _Digests(wanted=digests) as hashing:
-        for output in outputs:
-            start = places[output.name].start
-            written = _mapped(file.fileno(), start, values.size(output))
-            hashing.add(output.name, written)
-            in_order = output.is_copy or values.spans(output) is not None
-            if not (_same_bytes if in_order else _same_rows)(written, output, values):
-                raise SourceError(f"{output.name} was read back with other values", where=str(path))
-            done(start + written.size)
-    return hashing.found
+    if said != starts:
+        raise SourceError("the header does not say where the tensors lie", where=str(path))
 
 
 def _mapped(descriptor: int, start: int, size: int) -> Bytes:
@@ -91,30 +121,3 @@ def _undone(array: Raw, source: Source, output: Output, values: Values) -> bool:
         if not np.array_equal(found, expected if found.ndim > 1 else expected[:, 0]):
             return False
     return True
-
-
-class _Digests:
-    """SHA-256 of each tensor, computed beside the comparison."""
-
-    def __init__(self, *, wanted: bool) -> None:
-        self.found: dict[str, str] = {}
-        self._wanted = wanted
-        self._queue: Queue[tuple[str, Bytes] | None] = Queue(_AHEAD)
-        self._thread = Thread(target=self._work, daemon=True)
-
-    def __enter__(self) -> _Digests:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-
-    def add(self, name: str, data: Bytes) -> None:
-        """One more tensor."""
-        if self._wanted:
-            self._queue.put((name, data))
-
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            self.found[item[0]] = hashlib.sha256(item[1].data).hexdigest()

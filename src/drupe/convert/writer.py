@@ -12,15 +12,15 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread
 
 from drupe.convert.plan import Output
 from drupe.convert.values import Values
-from drupe.convert.verify import verify
+from drupe.convert.verify import ReadBack, check_header
 from drupe.errors import LimitError, LocatorError, SourceError
 from drupe.files import write_atomically
 from drupe.readers.strict_json import Json
@@ -29,6 +29,8 @@ Done = Callable[[int, int], None]
 """Bytes of the work done, and in all."""
 INDEX = "model.safetensors.index.json"
 _LOCK = "lock"
+_FLUSHED = 256 << 20
+"""Bytes after which what was written is sent to the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +137,11 @@ def _finish(folder: Path, target: Path) -> None:
     _sync(target.parent)
 
 
-def _sync(path: Path, failed: list[OSError] | None = None) -> None:
-    """A file or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync(folder: Path) -> None:
+    """The names in a folder, to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:
-        if failed is None:
-            raise
-        failed.append(error)
     finally:
         os.close(descriptor)
 
@@ -153,10 +151,9 @@ def write_shards(
 ) -> dict[str, str]:
     """Write and verify what is not there yet; returns tensor -> SHA-256 of its bytes when ``digests`` are wanted.
 
-    ``identity`` says what is converted to what: records of another conversion do not count. Every byte counts twice
-    for ``done``: written, and read back.
+    ``identity`` says what is converted to what: records of another conversion do not count.
     """
-    total, before = 2 * sum(shard.size for shard in shards), 0
+    total, before = sum(shard.size for shard in shards), 0
     found: dict[str, str] = {}
     for path in folder.iterdir():
         if path.name not in {_LOCK, *(s.file for s in shards), *(_record(s) for s in shards)}:
@@ -165,14 +162,11 @@ def write_shards(
         known = _recorded(folder, shard, identity)
         if known is None:
             (folder / _record(shard)).unlink(missing_ok=True)
-            _write(folder, shard, values, partial(_further, done, before, total))
-            read_back = partial(_further, done, before + shard.size, total)
-            with _flushed(folder / shard.file):
-                known = verify(folder / shard.file, shard.outputs, values, read_back, digests=digests)
+            known = _write(folder, shard, values, partial(_further, done, before, total), digests=digests)
             record = json.dumps({"identity": identity, "sha256": known}).encode()
             write_atomically(folder / _record(shard), record)
         found.update(known)
-        before += 2 * shard.size
+        before += shard.size
         done(before, total)
     if len(shards) > 1:
         write_atomically(folder / INDEX, _index(shards))
@@ -206,36 +200,38 @@ def _recorded(folder: Path, shard: Shard, identity: str) -> dict[str, str] | Non
     return found if fits else None
 
 
-def _write(folder: Path, shard: Shard, values: Values, done: Callable[[int], None]) -> None:
-    """The whole file under a name that does not count, then renamed."""
+def _write(
+    folder: Path, shard: Shard, values: Values, done: Callable[[int], None], *, digests: bool
+) -> dict[str, str]:
+    """The whole file under a name that does not count; verified and on the disk, it gets its own. Returns digests."""
     draft = folder / f".drupe-{shard.file}"
     try:
-        with draft.open("wb") as file:
+        with (
+            draft.open("wb") as file,
+            ReadBack(draft, values, wanted=digests) as read_back,
+            ThreadPoolExecutor(1) as disk,
+        ):
             file.write(shard.header)
+            behind, starts = 0, {}
             for output in shard.outputs:
-                values.write(output, file)
-                done(file.tell())
+                file.flush()
+                starts[output.name] = start = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+                read_back.add(output, start, values.write(output, file))
+                end = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+                done(end)
+                if end - behind >= _FLUSHED:  # the disk works while the rest is written and read
+                    disk.submit(os.fsync, file.fileno())
+                    behind = end
+            disk.submit(os.fsync, file.fileno()).result()
         if draft.stat().st_size != shard.size:
             raise SourceError("a tensor has not as many bytes as its shape says", where=shard.file)
+        check_header(draft, starts)
         draft.replace(folder / shard.file)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "free some space; what is finished stays, and the same command goes on" if full else ""
         raise SourceError(error.strerror or "cannot be written", where=str(draft), hint=hint) from None
-
-
-@contextmanager
-def _flushed(path: Path) -> Iterator[None]:
-    """The file reaches the disk while the block reads it back."""
-    failed: list[OSError] = []
-    thread = Thread(target=_sync, args=(path, failed))
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-    if failed:
-        raise SourceError(failed[0].strerror or "cannot be written", where=str(path))
+    return read_back.digests if digests else {}
 
 
 def _index(shards: Sequence[Shard]) -> bytes:
