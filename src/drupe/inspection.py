@@ -9,8 +9,10 @@ import numpy as np
 from drupe.document import SCHEMA, Report, Translations, version
 from drupe.fingerprint import Fingerprint
 from drupe.opening import describe
+from drupe.readers.interface import TensorInfo
 from drupe.readers.strict_json import Json
 from drupe.schemes import schemes
+from drupe.shape_kinds import kinds_of_shapes
 from drupe.signals import genome
 from drupe.subject import Subject
 from drupe.uninformative import State
@@ -35,7 +37,7 @@ def inspection(locator: str, subject: Subject) -> Report:
             "files": fingerprint.storage.files,
             "values_by_dtype": dict(fingerprint.storage.dtypes),
         },
-        "matrices": _matrices(fingerprint),
+        "matrices": _matrices(fingerprint, subject),
         "tokenizer": _tokenizer(fingerprint),
         "declared": _declared(fingerprint),
         "code": [file for file, *_ in fingerprint.code.files[:MAX_ROWS]],
@@ -60,15 +62,20 @@ def _architecture(f: Fingerprint, subject: Subject, say: Translations) -> dict[s
     }
 
 
-def _matrices(f: Fingerprint) -> dict[str, Json]:
-    """How many matrices of each role, and which cannot speak for lineage."""
+def _matrices(f: Fingerprint, subject: Subject) -> dict[str, Json]:
+    """How many matrices of each role, what shapes tell where names tell none, and which cannot speak for lineage."""
     roles = Counter(matrix.role or "unknown" for matrix in f.weights.matrices)
     states: dict[str, Json] = {}
     for state in State:
         count = int(np.count_nonzero(f.weights.states == state))
         if count:
             states[state.name.lower()] = count
-    return {"by_role": dict(sorted(roles.items())), "by_state": states}
+    found: dict[str, Json] = {"by_role": dict(sorted(roles.items())), "by_state": states}
+    if 2 * roles["unknown"] > roles.total():
+        tensors = [TensorInfo(tensor.name, tensor.shape, tensor.dtype, "") for tensor in subject.listed]
+        kinds = Counter(kind.value for kind in kinds_of_shapes(tensors).values())
+        found["by_shape"] = dict(sorted(kinds.items()))
+    return found
 
 
 def _tokenizer(f: Fingerprint) -> Json:

@@ -33,6 +33,9 @@ def render_inspection(page: Page, words: Words, report: Table) -> None:
         _section(page, words("report.inspection.storage"), [stored])
     _section(page, words("report.inspection.dtypes"), _counts(table(storage["values_by_dtype"])))
     _section(page, words("report.inspection.matrices"), _counts(table(matrices["by_role"])))
+    shapes = table(matrices.get("by_shape", {}))
+    named = {words.name("report.inspection.shape", key): value for key, value in shapes.items()}
+    _section(page, words("report.inspection.shapes"), _counts(named))
     states = {
         words.name("report.inspection.state", key): value
         for key, value in table(matrices["by_state"]).items()
