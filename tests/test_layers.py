@@ -46,7 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("readers.subset", "readers.folders", "readers.ranks", "readers.beside"),
     ("readers.weights",),
     # a model, seen lazily
-    ("schemes", "fused", "name_groups", "facts", "uninformative", "graph"),
+    ("schemes", "fused", "name_groups", "facts", "uninformative", "graph", "shape_kinds"),
     ("roles", "flags", "configurations", "graph_config"),
     ("matrices", "graph_tensors", "graph_shapes", "graph_words"),
     ("model",),
