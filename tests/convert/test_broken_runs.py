@@ -126,6 +126,26 @@ def test_finished_shards_are_not_written_again(model: Path, tmp_path: Path) -> N
     check(target, model)
 
 
+def test_a_model_that_was_changed_meanwhile_is_begun_anew(tmp_path: Path) -> None:
+    from zoo_files import read_model, save
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    folder = save(read_model("r0"), tmp_path / "model")
+    with pytest.raises(KeyboardInterrupt):
+        convert(str(folder), "llama", tmp_path / "out", shard_size=100_000, amount=interrupt)
+    save(read_model("r1"), folder)
+    convert(str(folder), "llama", tmp_path / "out", shard_size=100_000)
+    found = {
+        k: v
+        for file in (tmp_path / "out").glob("*.safetensors")
+        for k, v in read_safetensors(file)[0].items()
+    }
+    assert all(np.array_equal(found[name], v) for name, v in read_model("r1").tensors.items())
+
+
 def test_a_record_of_another_conversion_does_not_count(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / ".out.drupe-convert"
     folder.mkdir()

@@ -29,6 +29,7 @@ from drupe.readers.wrapping import headers_of
 from drupe.recover.tensors import match_tensors
 from drupe.roles import Roles
 from drupe.signals import genome, names, structure
+from drupe.sources.local import LocalBlob
 from drupe.sources.locator import open_tree
 
 _COMPUTED = frozenset({"norm", "placement", "residual", "ffn", "qk_norm", "positions", "window", "softcap"})
@@ -196,6 +197,8 @@ def _identity(model: Model, made: Conversion, *settings: int) -> str:
     digest = hashlib.sha256(rename_json(made, {}))
     for name, header in sorted(headers_of(model.weights).items()):
         digest.update(name.encode("utf-8", "replace") + header)
+        blob = model.tree.open(name)
+        digest.update(str(blob.modified if isinstance(blob, LocalBlob) else "").encode())
     digest.update(json.dumps([settings, sorted(model.tree.files().items()), model.tree.revision]).encode())
     return digest.hexdigest()
 

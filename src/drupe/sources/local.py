@@ -42,6 +42,11 @@ class LocalBlob:
         """Length in bytes when it was opened."""
         return self._size
 
+    @property
+    def modified(self) -> int:
+        """When it was last written, in nanoseconds since 1970."""
+        return self._modified
+
     def read(self, start: int, length: int) -> bytes:
         """Exactly ``length`` bytes from ``start``; SourceError when the file changes meanwhile."""
         check_span(start, length, self._size, self._name)
