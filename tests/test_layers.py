@@ -91,7 +91,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("convert.blueprint",),
     ("convert.plan",),
     ("convert.values", "convert.config"),
-    ("convert.verify", "convert.request", "convert.running"),
+    ("convert.verify", "convert.request", "convert.running", "convert.meaning"),
     ("convert.writer",),
     ("convert.steps",),
     ("workflows",),

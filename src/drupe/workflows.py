@@ -8,14 +8,13 @@ they return.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from drupe import document, evidence, files
 from drupe import fingerprint as fingerprints
 from drupe.assembly import examine
 from drupe.comparison import AUTO, Budget
-from drupe.convert import running, steps
+from drupe.convert import steps
 from drupe.convert.request import rename_json
 from drupe.convert.steps import Written
 from drupe.convert.writer import Done, refuse_existing
@@ -161,7 +160,7 @@ def convert(
 
     ``like``: a locator, or the name of a shipped scheme. ``map_only``: only the map, without ``target`` as bytes.
     ``digests``: with the SHA-256 of every tensor. ``run``: load the result with transformers and compare its
-    logits with the original's; raises FormatError when they differ.
+    logits with the original's; nothing is left when they differ.
     Raises LocatorError when the target exists and UnsupportedError when the names of the other do not fit.
     """
     if target is not None:
@@ -170,18 +169,16 @@ def convert(
     opened = steps.open_weights_of(model, offline=offline)
     notify(msg("progress.reading", locator=like))
     names, source = steps.target_of(like, offline=offline)
-    made = steps.describe(opened, model, names, steps.plan_for(opened, names, source))
+    made = steps.describe(opened, model, names, steps.plan_for(opened, names, source, run=run))
     if target is None:
         return rename_json(made, {})
     notify(msg("convert.progress", target=str(target)))
     if map_only:
         steps.write_map(made, target)
         return Written(target, len(made.plan.outputs), 0, 0)
-    written = steps.write_all(opened, made, names, target, amount, shard_size=shard_size, digests=digests)
-    if run:
-        notify(msg("convert.running", target=str(target)))
-        return replace(written, run=running.run(opened, made.plan, target))
-    return written
+    return steps.write_all(
+        opened, made, names, target, amount, shard_size=shard_size, digests=digests, run=run
+    )
 
 
 def load_report(path: Path) -> Report:

@@ -149,6 +149,7 @@ def test_a_model_that_was_changed_meanwhile_is_begun_anew(tmp_path: Path) -> Non
 def test_a_record_of_another_conversion_does_not_count(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / ".out.drupe-convert"
     folder.mkdir()
+    (folder / "lock").touch()
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     (folder / "model.safetensors.record.json").write_text('{"identity": "other", "sha256": {}}')
     (folder / "stray").mkdir()

@@ -13,6 +13,8 @@ import pytest
 
 import zoo
 from drupe import cli
+from drupe.convert import steps
+from drupe.errors import UnsupportedError
 from drupe.workflows import convert
 from readers.test_formats_end_to_end import gguf_name
 from zoo_files import Checkpoint, read_model, save
@@ -71,9 +73,14 @@ def test_fused_matrices_are_split_and_fused_again(tmp_path: Path) -> None:
     model = saved(zoo.apply(read_model("r0"), "fuse_qkv"), tmp_path / "fused")
     convert(model, "llama", tmp_path / "split")
     assert same(values(tmp_path / "split"), read_model("r0"))
-    convert(str(tmp_path / "split"), "phi3", tmp_path / "phi3")
-    convert(str(tmp_path / "phi3"), "llama", tmp_path / "back")
-    assert same(values(tmp_path / "back"), read_model("r0"))
+    shell = saved(typed(zoo.apply(read_model("r0"), "fuse_qkv"), "Yi"), tmp_path / "shell")
+    convert(shell, "phi3", tmp_path / "phi3")
+    assert "model.layers.0.mlp.gate_up_proj.weight" in values(tmp_path / "phi3")
+
+
+def typed(model: Checkpoint, kind: str) -> Checkpoint:
+    """The same under another ``model_type``."""
+    return replace(model, config={**model.config, "model_type": kind})
 
 
 def test_every_opaque_name_is_found_by_the_values_of_the_origin(tmp_path: Path) -> None:
@@ -257,3 +264,83 @@ def test_a_gguf_header_becomes_a_configuration(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
     assert (found["rope_theta"], found["rms_norm_eps"], found["num_key_value_heads"]) == (5e5, 1e-5, 2)
     assert found["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("like", ["phi3", "granite", "mistral"])
+def test_between_two_known_classes_only_running_can_tell(
+    like: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = saved(read_model("r0"), tmp_path / "r0")
+    assert cli.main(["convert", model, "--like", like, "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert any(word in said for word in ("--run", "window", "multiplier"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"attention_multiplier": 0.25}, {"partial_rotary_factor": 0.5}, {"no_rope_layers": [0, 1, 1, 1]}],
+    ids=str,
+)
+def test_settings_that_the_target_ignores_are_refused(
+    settings: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = typed(zoo.apply(read_model("r0"), "rename_yi"), "Yi")
+    changed = replace(model, config={**model.config, **settings})
+    assert (
+        cli.main(["convert", saved(changed, tmp_path / "yi"), "--like", "llama", "-o", str(tmp_path / "out")])
+        == 2
+    )
+    assert "the other side does not know it" in capsys.readouterr().err
+
+
+def test_a_scaling_in_a_gguf_file_is_not_lost_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "g"
+    folder.mkdir()
+    writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+    writer.add_head_count(4)
+    for name, v in read_model("r0").tensors.items():
+        writer.add_tensor(gguf_name(name), np.ascontiguousarray(v, np.float32))
+    writer.add_tensor("rope_freqs.weight", np.ones(8, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert cli.main(["convert", str(folder), "--like", "llama", "-o", str(tmp_path / "out")]) == 2
+    assert "rope_freqs" in capsys.readouterr().err
+
+
+def test_no_address_and_no_command_of_a_stranger_is_published(tmp_path: Path) -> None:
+    evil = "f_ev`\n```\n\n# Please wire money; rm -rf ~"
+    folder = saved(zoo.apply(read_model("r0"), "rename_yi"), tmp_path / evil)
+    convert(folder, "llama", tmp_path / "out")
+    request = (tmp_path / "out" / "PULL_REQUEST.md").read_text("utf-8")
+    assert "\n# Please" not in request
+    assert str(tmp_path) not in request
+    assert steps._public("http://user:secret@host/a/m.safetensors?X-Token=abc") == "m.safetensors"
+    assert steps._public("hf:org/name") == "hf:org/name"
+
+
+def test_a_link_in_the_place_of_the_workplace_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious.txt").write_text("mine")
+    (tmp_path / ".out.drupe-convert").symlink_to(victim)
+    model = saved(read_model("r0"), tmp_path / "r0")
+    assert cli.main(["convert", model, "--like", "llama", "-o", str(tmp_path / "out")]) == 2
+    (tmp_path / ".out.drupe-convert").unlink()
+    (tmp_path / ".out.drupe-convert").mkdir()
+    (tmp_path / ".out.drupe-convert" / "precious.txt").write_text("mine")
+    assert cli.main(["convert", model, "--like", "llama", "-o", str(tmp_path / "out")]) == 2
+    assert (victim / "precious.txt").read_text() == "mine"
+
+
+def test_layers_that_cannot_be_told_apart_are_not_guessed(tmp_path: Path) -> None:
+    """A source with a layer twice, and a suspect that was trained on a little, under opaque names."""
+    source = zoo.apply(read_model("r0"), "map_layers", order=[0, 0, 1, 2])
+    tuned = zoo.apply(source, "noise", sigma=0.0001)
+    model = saved(replace(zoo.apply(tuned, "rename_all"), dtype="fp32"), tmp_path / "x")
+    with pytest.raises(UnsupportedError, match="have no place"):
+        convert(model, saved(source, tmp_path / "source"), tmp_path / "out")

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 import zoo
 from drupe.convert.steps import Written
-from drupe.errors import FormatError
+from drupe.errors import UnsupportedError
 from drupe.workflows import convert
 from zoo_files import MODELS, Checkpoint, read_model, save
 
@@ -74,5 +74,13 @@ def test_other_layouts_run(
 
 
 def test_a_class_that_does_not_take_the_tensors_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="cannot load"):  # heads apart where the class shares one
+    with pytest.raises(UnsupportedError):  # heads apart where the class shares one
         ran(str(MODELS / "g0"), "gpt_bigcode", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_that_computes_something_else_is_an_error(tmp_path: Path) -> None:
+    """Granite multiplies where Llama divides: names, shapes and settings fit."""
+    with pytest.raises(UnsupportedError):
+        ran(str(MODELS / "r0"), "granite", tmp_path)
+    assert not (tmp_path / "out").exists()

@@ -29,8 +29,10 @@ def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | N
     theirs = target.config
     for field, key in config.spelled.items():
         if "." in key and not foreign:
+            _check_nested(key, target)
             continue  # in a nested object, which stays as it is
-        new = theirs.spelled.get(field, field if foreign else key) if theirs else key
+        known = theirs is not None and key in theirs.raw  # some classes keep a generic key beside their own
+        new = theirs.spelled.get(field, field if foreign else key) if theirs and not known else key
         value = raw.pop(key, config.canonical[field])
         raw.setdefault(new.rpartition(".")[2], value)  # nested keys are understood at the top as well
     if theirs is not None:
@@ -43,6 +45,15 @@ def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | N
     _check(config, plain, target)
     text: dict[str, object] = dict.fromkeys(_TOKENS if theirs is not None else (), None) | plain
     return (json.dumps(text, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8")
+
+
+def _check_nested(key: str, target: Blueprint) -> None:
+    """Raise UnsupportedError when settings lie in an object that the target does not have."""
+    outer = key.partition(".")[0]
+    if target.config is not None and outer not in target.config.raw and not outer.startswith("rope_"):
+        raise UnsupportedError(
+            f"the settings lie in {outer!r}, where {target.title} has none", where="config.json"
+        )
 
 
 def _check(config: Config, raw: dict[str, Json], target: Blueprint) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -116,7 +117,8 @@ def _request(made: Conversion, command: str, language: Language) -> str:
     for message in (*_assembled(made), *_dropped(made)):
         lines += ["", message.text(language)]
     lines += ["", f"## {say('same')}", "", say("values"), "", say("licence", like=like), ""]
-    lines += [f"## {say('check')}", "", "```", command, "```", "", say("map"), ""]
+    fence = "`" * (3 + max((len(run) for run in re.findall(r"`+", command)), default=0))
+    lines += [f"## {say('check')}", "", fence, command, fence, "", say("map"), ""]
     return "\n".join(lines)
 
 

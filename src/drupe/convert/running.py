@@ -17,7 +17,7 @@ import numpy as np
 
 from drupe.convert.plan import Output, Plan
 from drupe.convert.values import ITEM_BYTES, Values
-from drupe.errors import FormatError, UsageError
+from drupe.errors import UnsupportedError, UsageError
 from drupe.model import Model
 
 TOLERANCE = 1e-6
@@ -44,10 +44,11 @@ class Run:
     """Of the original, of the converted model."""
 
 
-def run(model: Model, made: Plan, folder: Path) -> Run:
+def run(model: Model, made: Plan, folder: Path, between_classes: bool) -> Run:
     """Load both and compare.
 
-    Raises UsageError without torch, FormatError when the class does not take the tensors or computes something else.
+    ``between_classes``: the original must load in its own class. Raises UsageError without torch, UnsupportedError
+    when the class does not take the tensors or computes something else.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         raise UsageError("running needs torch and transformers", hint="pip install 'drupe[run]'")
@@ -58,8 +59,14 @@ def run(model: Model, made: Plan, folder: Path) -> Run:
     logging.disable_progress_bar()
     converted = _load(folder)
     theirs = _own_class(model)
+    if between_classes and theirs is None:
+        problem = (
+            "the original does not load in its own class, so nothing shows that the target computes the same"
+        )
+        raise UnsupportedError(problem, where=model.tree.locator)
     original = theirs or _from_values(model, made, converted)
-    ids = torch.tensor(_tokens(folder, int(converted.config.vocab_size)))
+    most = getattr(converted.config, "max_position_embeddings", None) or LENGTH
+    ids = torch.tensor(_tokens(folder, int(converted.config.vocab_size), min(LENGTH, int(most) - 2)))
     with torch.no_grad():
         first, second = original(ids), converted(ids)
     difference = float((first.logits - second.logits).abs().max() / first.logits.abs().max())
@@ -71,7 +78,7 @@ def run(model: Model, made: Plan, folder: Path) -> Run:
         (_perplexity(first.logits, ids), _perplexity(second.logits, ids)),
     )
     if not difference <= TOLERANCE:
-        raise FormatError(
+        raise UnsupportedError(
             f"the converted model computes other logits (by {difference:.1e})", where=str(folder)
         )
     return found
@@ -92,12 +99,16 @@ def _load(folder: Path) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # whatever transformers says of a folder that it cannot load
-        raise FormatError(f"transformers cannot load it: {str(error)[:300]}", where=str(folder)) from None
+        raise UnsupportedError(
+            f"transformers cannot load it: {str(error)[:300]}", where=str(folder)
+        ) from None
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     wrong = {kind: sorted(map(str, info[kind]))[:4] for kind in kinds}
     if any(wrong.values()):
         told = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in wrong.items() if names)
-        raise FormatError(f"{type(loaded).__name__} does not take these tensors: {told}", where=str(folder))
+        raise UnsupportedError(
+            f"{type(loaded).__name__} does not take these tensors: {told}", where=str(folder)
+        )
     return loaded.eval()
 
 
@@ -108,7 +119,7 @@ def _own_class(model: Model) -> Any:
         return None
     try:
         return _load(folder)
-    except FormatError:
+    except UnsupportedError:
         return None
 
 
@@ -135,11 +146,11 @@ def _tensor(values: Values, output: Output) -> Any:
     kinds = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
     raw = bytearray(b"".join(values.chunks(output)))
     if dtype not in kinds:
-        raise FormatError(f"{output.name} of type {dtype} ({ITEM_BYTES[dtype]} bytes) cannot be run")
+        raise UnsupportedError(f"{output.name} of type {dtype} ({ITEM_BYTES[dtype]} bytes) cannot be run")
     return torch.frombuffer(raw, dtype=kinds[dtype]).reshape(output.shape).to(torch.float32)
 
 
-def _tokens(folder: Path, vocabulary: int) -> list[list[int]]:
+def _tokens(folder: Path, vocabulary: int, length: int) -> list[list[int]]:
     """Tokens of a text where there is a tokenizer, else drawn."""
     try:
         from transformers import AutoTokenizer
@@ -148,10 +159,10 @@ def _tokens(folder: Path, vocabulary: int) -> list[list[int]]:
         ids = [number for number in tokenizer(TEXT * 8)["input_ids"] if number < vocabulary]
     except Exception:  # no tokenizer, or none that can be loaded without code of its own
         ids = []
-    need = SEQUENCES * LENGTH
+    need = SEQUENCES * length
     if len(ids) < need:
         ids += np.random.default_rng(0).integers(0, vocabulary, need - len(ids)).tolist()
-    return [ids[k * LENGTH : (k + 1) * LENGTH] for k in range(SEQUENCES)]
+    return [ids[k * length : (k + 1) * length] for k in range(SEQUENCES)]
 
 
 def _perplexity(logits: Any, ids: Any) -> float:

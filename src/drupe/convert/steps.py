@@ -5,35 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from drupe import graph
-from drupe.configurations import table
-from drupe.convert import blueprint, config
+from drupe.convert import blueprint, config, meaning
 from drupe.convert.blueprint import Blueprint
 from drupe.convert.pieces import Inventory, inventory
 from drupe.convert.plan import Plan, check_dtypes, plan
 from drupe.convert.request import Conversion, conversion, kept_files, pull_request, rename_json
 from drupe.convert.running import Run
+from drupe.convert.running import run as run_check
 from drupe.convert.values import Values
-from drupe.convert.writer import Done, shards_of, workplace, write_shards
+from drupe.convert.writer import Done, clean, shards_of, workplace, write_shards
 from drupe.errors import LocatorError, UnsupportedError
 from drupe.files import write_atomically
-from drupe.graph_tensors import graph_of_tensors
 from drupe.model import Model, open_model
-from drupe.readers.config import Config
-from drupe.readers.interface import Absent, TensorInfo
+from drupe.readers.interface import Absent
 from drupe.readers.wrapping import headers_of
 from drupe.recover.tensors import match_tensors
-from drupe.roles import Roles
-from drupe.signals import genome, names, structure
+from drupe.signals import names
 from drupe.sources.local import LocalBlob
 from drupe.sources.locator import open_tree
 
-_COMPUTED = frozenset({"norm", "placement", "residual", "ffn", "qk_norm", "positions", "window", "softcap"})
-"""Questions whose answer neither the names nor the keys of a configuration carry over."""
 RENAME, REQUEST = "rename.json", "PULL_REQUEST.md"
 
 
@@ -67,12 +62,11 @@ def target_of(like: str, *, offline: bool) -> tuple[Blueprint, Model | None]:
     return blueprint.of_model(model, _public(like)), model
 
 
-def plan_for(model: Model, target: Blueprint, source: Model | None) -> Plan:
+def plan_for(model: Model, target: Blueprint, source: Model | None, *, run: bool = False) -> Plan:
     """Every tensor of the model in its place: by its role, else by its name, else by its values."""
     assert not isinstance(model.weights, Absent)
     parts = parts_of(model)
-    _check_meaning(model.roles, target)
-    _check_graph(model, target)
+    meaning.check(model, target, run=run)
     made = plan(parts, target, _heads(model), _named(model, parts, source))
     check_dtypes(made, model.weights.tensors)
     return made
@@ -91,46 +85,6 @@ def _named(model: Model, parts: Inventory, source: Model | None) -> dict[str, st
     taken = set(found.values())
     rest = [info.name for info in ours if info.name not in found]
     return found | match_tensors(model, source, rest, [info.name for info in free if info.name not in taken])
-
-
-def _check_meaning(roles: Roles, target: Blueprint) -> None:
-    """Raise UnsupportedError where equal names stand for other sums: a new name would change what is computed."""
-    ours, theirs = roles.scheme, target.roles.scheme
-    if ours is None or theirs is None:
-        return
-    hint = "choose a source or scheme that computes the same"
-    if ours.norm_offset != theirs.norm_offset:
-        first, second = f"{ours.norm_offset:g}", f"{theirs.norm_offset:g}"
-        problem = f"{ours.title} stores norm gains less {first}, {theirs.title} less {second}"
-        raise UnsupportedError(problem, hint=hint)
-    if ours.norm_after != theirs.norm_after:
-        first, second = ("after", "before") if ours.norm_after else ("before", "after")
-        problem = f"{ours.title} has its norms {first} each sublayer, {theirs.title} {second}"
-        raise UnsupportedError(problem, hint=hint)
-
-
-def _check_graph(model: Model, target: Blueprint) -> None:
-    """Raise UnsupportedError where what lies between the tensors differs, as far as both sides tell."""
-    assert not isinstance(model.weights, Absent)
-    own = None if isinstance(model.config, Absent) else model.config
-    mine = _graph(own, list(model.weights.tensors.values()), model.roles)
-    theirs = _graph(target.config, list(target.tensors.values()), target.roles)
-    told = [name for name in graph.differences(mine, theirs) if name in _COMPUTED]
-    if told:
-        ours = ", ".join(f"{name} {getattr(mine, name)}" for name in told)
-        wanted = ", ".join(f"{name} {getattr(theirs, name)}" for name in told)
-        raise UnsupportedError(
-            f"the names fit, but the model computes something else than {target.title}: {ours}; there {wanted}",
-            hint="choose a source or scheme that computes the same",
-        )
-
-
-def _graph(own: Config | None, tensors: Sequence[TensorInfo], roles: Roles) -> graph.Graph:
-    """Tensors and configuration together; tensors alone where the class is not known, whose settings are guesses."""
-    if own is None or own.model_type not in table().by_type:
-        return graph_of_tensors(tensors, roles)
-    places = {name: (role.name, role.layer) for name, role in roles.by_tensor.items()}
-    return genome.extract(structure.extract(own, tensors, places), tensors, roles).graph
 
 
 def parts_of(model: Model) -> Inventory:
@@ -153,6 +107,7 @@ def describe(model: Model, locator: str, target: Blueprint, made: Plan) -> Conve
 def write_map(made: Conversion, target: Path) -> None:
     """The map alone, in a new folder."""
     with workplace(target, 0) as folder:
+        clean(folder)
         write_atomically(folder / RENAME, rename_json(made, {}))
 
 
@@ -165,8 +120,12 @@ def write_all(
     *,
     shard_size: int,
     digests: bool,
+    run: bool = False,
 ) -> Written:
-    """Tensors, map, configuration, tokenizer, request: a folder that is complete or not there."""
+    """Tensors, map, configuration, tokenizer, request: a folder that is complete or not there.
+
+    ``run``: only when it loads in its class and computes what the original computes.
+    """
     values = Values(model)
     shards = shards_of(made.plan.outputs, values, shard_size)
     with workplace(target, sum(shard.size for shard in shards)) as folder:
@@ -174,7 +133,14 @@ def write_all(
         found = write_shards(folder, shards, values, identity, done, digests=digests)
         for name, content in _small_files(model, made, target_names, found).items():
             write_atomically(folder / name, content)
-    return Written(target, len(made.plan.outputs), len(shards), sum(shard.size for shard in shards))
+        own = None if isinstance(model.config, Absent) else model.config
+        proof = (
+            run_check(model, made.plan, folder, meaning.is_between_classes(own, target_names))
+            if run
+            else None
+        )
+    size = sum(shard.size for shard in shards)
+    return Written(target, len(made.plan.outputs), len(shards), size, proof)
 
 
 def _small_files(
@@ -186,7 +152,7 @@ def _small_files(
     if settings is not None:
         files["config.json"] = settings
     files[RENAME] = rename_json(made, digests)
-    command = f"drupe convert {made.model} --like {made.like} -o converted"
+    command = shlex.join(["drupe", "convert", made.model, "--like", made.like, "-o", "converted"])
     files[REQUEST] = pull_request(made, command)
     return files
 
@@ -204,5 +170,13 @@ def _identity(model: Model, made: Conversion, *settings: int) -> str:
 
 
 def _public(locator: str) -> str:
-    """A locator as others may read it: no folder of this machine."""
-    return Path(locator).resolve().name if os.path.exists(locator) else locator
+    """A locator as others may read it: no folder of this machine, no address with its credentials."""
+    if not os.path.exists(locator) and locator.startswith(("hf:", "ms:", "ollama:")):
+        return locator
+    place = (
+        str(Path(locator).resolve())
+        if os.path.exists(locator)
+        else locator.partition("?")[0].partition("#")[0]
+    )
+    name = place.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return "".join(char if char.isprintable() else "?" for char in name) or "model"

@@ -51,7 +51,12 @@ class Values:
     def dtype(self, tensor: str) -> str:
         """The type in which it is written: its own, float32 for what is packed."""
         info = self.info(tensor)
-        return info.dtype if self._is_plain(tensor) or info.dtype in _EXACT else "F32"
+        if self._is_plain(tensor) or info.dtype in _EXACT:
+            return info.dtype
+        if info.is_quantised or info.dtype not in ITEM_BYTES:
+            return "F32"
+        problem = f"{tensor!r} holds {info.dtype} values that do not lie together; they are not converted"
+        raise UnsupportedError(problem, where=info.file)
 
     def size(self, output: Output) -> int:
         """Bytes of one output."""

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,9 +86,13 @@ def workplace(target: Path, needed: int) -> Iterator[Path]:
     """
     refuse_existing(target)
     folder = target.with_name(f".{target.name}.drupe-convert")
+    ours = any((folder / name).is_file() for name in (_LOCK, "rename.json"))
+    if folder.is_symlink() or (folder.is_dir() and any(folder.iterdir()) and not ours):
+        raise LocatorError("is in the way and was not made by a conversion", where=str(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        lock = os.open(folder / _LOCK, flags, 0o600)
     except OSError as error:
         raise SourceError(error.strerror or "cannot be written", where=str(folder)) from None
     try:
@@ -121,7 +125,9 @@ def _locked(descriptor: int) -> bool:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raise LocatorError when there is something at the target already."""
+    """Raise LocatorError when there is something at the target already, or its name is none."""
+    if "\0" in str(target) or not target.name:
+        raise LocatorError("is no name of a folder", where=str(target).replace("\0", "\\0"))
     if os.path.lexists(target):
         raise LocatorError(
             "exists already; nothing is overwritten", where=str(target), hint="choose another folder"
@@ -155,13 +161,11 @@ def write_shards(
     """
     total, before = sum(shard.size for shard in shards), 0
     found: dict[str, str] = {}
-    for path in folder.iterdir():
-        if path.name not in {_LOCK, *(s.file for s in shards), *(_record(s) for s in shards)}:
-            _remove(path)
+    clean(folder, {*(shard.file for shard in shards), *(_record(shard) for shard in shards)})
     for shard in shards:
         known = _recorded(folder, shard, identity)
         if known is None:
-            (folder / _record(shard)).unlink(missing_ok=True)
+            _remove(folder / _record(shard))
             known = _write(folder, shard, values, partial(_further, done, before, total), digests=digests)
             record = json.dumps({"identity": identity, "sha256": known}).encode()
             write_atomically(folder / _record(shard), record)
@@ -179,6 +183,13 @@ def _further(done: Done, before: int, total: int, size: int) -> None:
 
 def _record(shard: Shard) -> str:
     return f"{shard.file}.record.json"
+
+
+def clean(folder: Path, kept: Container[str] = ()) -> None:
+    """Remove what broken runs and other conversions left in the workplace."""
+    for path in folder.iterdir():
+        if path.name != _LOCK and path.name not in kept:
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

@@ -210,7 +210,11 @@ class Attributes(PythonTypes, Modules):
                     _, changes = self.journal.run(lambda o=option: self.set_attribute(o, name, value, place))  # type: ignore[misc]
                     self.journal.join(changes, {})
             return
+        if isinstance(owner, External | Function | Bound) and not owner_is_harmless(owner, name):
+            self.doubt(f"{describe(owner)}.{name} is changed", place)
         if isinstance(owner, ClassValue):
+            if name.startswith("__"):
+                self.doubt(f"{owner.name}.{name} is changed", place)
             self.touch(owner.names)  # type: ignore[arg-type]
             owner.names[name] = value
         if not isinstance(owner, Instance):
@@ -219,6 +223,8 @@ class Attributes(PythonTypes, Modules):
         setter = owner.cls.find(key) if owner.is_config and isinstance(owner.cls, ClassValue) else None
         if setter is not None and isinstance(setter[0], Function) and setter[0].kind == "property":
             return
+        if owner.is_module and self._is_set_otherwise(owner, key, value, place):
+            return
         self.touch(owner)
         old = owner.attrs.get(key)
         if owner.is_module and isinstance(value, Tensor) and not isinstance(value, Parameter | Buffer):
@@ -226,7 +232,29 @@ class Attributes(PythonTypes, Modules):
                 value = Buffer(value.shape, old.place, old.persistent)
             elif isinstance(old, Parameter):
                 value = old
+            elif old is None and key in owner.left_empty:
+                value = Buffer(value.shape, place, owner.left_empty[key])
+        if value is None and isinstance(old, Buffer):
+            owner.left_empty[key] = old.persistent
         owner.attrs[key] = value
+
+    def _is_set_otherwise(self, owner: Instance, name: str, value: object, place: Place) -> bool:
+        """Assigning calls a property's setter; modules and parameters are registered before Python looks for one."""
+        if name == "__class__":
+            self.doubt("the class of an object is changed", place)
+        pair = owner.cls.find(name) if isinstance(owner.cls, ClassValue) else None
+        getter = pair[0] if pair is not None else None
+        if not isinstance(getter, Function) or getter.kind != "property":
+            return False
+        if isinstance(value, Unknown | Either):
+            self.doubt(f"what is assigned to the property {name} is not known", place)
+        if isinstance(value, Parameter) or (isinstance(value, Instance) and value.is_module):
+            return False
+        if getter.setter is None:
+            self.fail("AttributeError", f"the property {name} cannot be assigned", place)
+        else:
+            self.call(Bound(getter.setter, owner), [value], {}, place)
+        return True
 
     def items(self, value: object, place: Place) -> list[object] | Unknown:
         """The items of an iterable."""
@@ -259,3 +287,10 @@ class Attributes(PythonTypes, Modules):
         if not found or len(found) != len(listed) or len({len(one) for one in found}) != 1:
             return Unknown("one of several lists", place, True, True)
         return [either(*row) for row in zip(*found, strict=True)]
+
+
+def owner_is_harmless(owner: object, name: str) -> bool:
+    """An attribute of a library or a function that changes nothing about modules."""
+    if isinstance(owner, External):
+        return owner.name.startswith(("torch.backends", "torch._dynamo", "torch._inductor", "builtins."))
+    return not name.startswith("__")

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Sequence
 
 from drupe.implied.core import Core
+from drupe.implied.doubts import registers
 from drupe.implied.library import PRELUDE_FILE, PRELUDE_NAMES
 from drupe.implied.limits import MAX_RECURSION
 from drupe.implied.values import (
@@ -80,6 +81,12 @@ class Calls(Core):
         certain = [one for one in bindings if not one.conditional]
         if certain:
             value = self._follow(scope, name, certain)
+            later = bindings[bindings.index(certain[-1]) + 1 :]
+            for one in later:
+                if isinstance(one.statement, ast.ClassDef | ast.FunctionDef | ast.Assign):
+                    self.doubt(
+                        f"{name} is defined again under a condition", Place(scope.file, one.statement.lineno)
+                    )
             if value is not None:
                 return value
         conditional = [self._follow(scope, name, [one]) for one in bindings if one.conditional]
@@ -158,7 +165,10 @@ class Calls(Core):
             last = decorator.attr if isinstance(decorator, ast.Attribute) else getattr(decorator, "id", "")
             kind = _KINDS.get(last, "")
             if kind == "setter":  # the getter keeps the name
-                return frame.names.get(name, made)
+                getter = frame.names.get(name, made)
+                if isinstance(getter, Function) and getter is not made:
+                    getter.setter = made
+                return getter
             made.kind = made.kind or kind
         return self._decorated(made, node, frame)
 
@@ -256,8 +266,9 @@ class Calls(Core):
         if done is not None and done[0] == "raise":
             if frame.returns:
                 return either(*frame.returns)
-            line = done[1] if isinstance(done[1], int) else 0
-            raised = self.raised(function, Place(function.frame.scope.file, line))
+            place = getattr(done[1], "place", function.frame and Place(function.frame.scope.file, 0))
+            self.fail(getattr(done[1], "kind", ""), f"{function.name} would raise an error here", place)
+            raised = self.raised(function, place)
             if arguments and isinstance(arguments[0], Instance) and function.name == "__init__":
                 arguments[0].open.append(raised)
             return raised
@@ -267,7 +278,9 @@ class Calls(Core):
     def _generate(
         self, function: Function, arguments: list[object], keywords: dict[str, object], place: Place
     ) -> object:
-        return Unknown(f"{function.name} is a generator", place)
+        if registers(function.node, self.sources.functions):
+            self.doubt(f"{function.name} is a generator that changes modules", place)
+        return Unknown(f"{function.name} is a generator", place, True)
 
     def raised(self, function: Function, place: Place) -> Unknown:
         """A function that ends in an error, as far as it could be followed."""

@@ -228,6 +228,7 @@ class Configs(Attributes):
             made = self.made(Instance(value.cls, value.place))
             memo[id(value)] = made
             made.is_module, made.is_config, made.open = value.is_module, value.is_config, list(value.open)
+            made.left_empty = dict(value.left_empty)
             made.attrs = {key: self.deep_copy(one, memo) for key, one in value.attrs.items()}
             return made
         return value

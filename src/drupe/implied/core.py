@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from drupe.implied.journal import Journal, Owner
-from drupe.implied.limits import Budget
+from drupe.implied.limits import MAX_UNKNOWN, Budget
 from drupe.implied.syntax import Sources
 from drupe.implied.values import ClassValue, External, Frame, Instance, Place, Unknown
 
@@ -26,6 +26,12 @@ class Core(ABC):
         self.journal = Journal()
         self.notes: list[Unknown] = []
         self.active: dict[int, int] = {}
+        self.doubts: dict[tuple[Place, str], Unknown] = {}
+        self.tries: list[tuple[int, int]] = []
+        """Where the ``try`` blocks stand that are at work, as levels of the journal."""
+        self.uncertain = 0
+        self.examined: dict[str, ClassValue] = {}
+        """Values that could not be worked out so far."""
 
     def note(self, reason: str, place: Place) -> Unknown:
         """Report a place whose names could not be worked out."""
@@ -37,6 +43,14 @@ class Core(ABC):
     def give_up(self, reason: str, place: Place) -> None:
         """Report a place after which any name may exist."""
         self.notes.append(Unknown(reason, place, True, True))
+
+    def doubt(self, reason: str, place: Place, what: str = "all") -> None:
+        """Report code that is not followed exactly: nothing is said about what it can load.
+
+        ``what``: ``all``, or ``misfit`` where only tensors that do not fit may be explained by it.
+        """
+        if len(self.doubts) < MAX_UNKNOWN:
+            self.doubts.setdefault((place, what), Unknown(reason, place))
 
     def touch(self, owner: Owner) -> None:
         """Call before an object changes."""
@@ -58,6 +72,14 @@ class Core(ABC):
     @abstractmethod
     def execute(self, body: Sequence[ast.stmt], frame: Frame) -> Completion:
         """Follow statements."""
+
+    @abstractmethod
+    def both(self, first: Sequence[ast.stmt], second: Sequence[ast.stmt], frame: Frame) -> Completion:
+        """Follow two branches of which one is taken."""
+
+    @abstractmethod
+    def fail(self, kind: str, why: str, place: Place) -> None:
+        """The code raises an error here."""
 
     @abstractmethod
     def assign(self, target: ast.expr, value: object, frame: Frame) -> None:

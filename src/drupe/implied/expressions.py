@@ -38,7 +38,10 @@ class Expressions(Core):
         method = cast("_Evaluator | None", getattr(self, f"_eval_{type(node).__name__.lower()}", None))
         if method is None:
             return Unknown(f"{type(node).__name__} is not followed", self._place(node, frame))
-        return method(node, frame)
+        value = method(node, frame)
+        if isinstance(value, Unknown):
+            self.uncertain += 1
+        return value
 
     def _place(self, node: ast.AST, frame: Frame) -> Place:
         return Place(frame.scope.file, getattr(node, "lineno", 0))
@@ -75,6 +78,8 @@ class Expressions(Core):
         owner = self.evaluate(node.value, frame)
         value = self.get_attribute(owner, node.attr, place)
         if value is MISSING:
+            if isinstance(owner, Instance) and (owner.is_config or not owner.open):
+                self.fail("AttributeError", f"{describe(owner)} has no attribute {node.attr}", place)
             return Unknown(f"{describe(owner)} has no attribute {node.attr}", place)
         return value
 
@@ -264,6 +269,9 @@ class Expressions(Core):
                 self.budget.charge(len(owner) if isinstance(index, slice) else 1)
                 return owner[index]
         except (KeyError, IndexError, TypeError, ValueError):
+            if self.tries and self.tries[-1] == self.journal.level:
+                kind = "KeyError" if isinstance(owner, dict) else "IndexError"
+                self.fail(kind, f"there is no item {describe(index)}", place)
             return Unknown(f"there is no item {describe(index)}", place, isinstance(owner, dict))
         return Unknown(f"an item of {describe(owner)}", place)
 

@@ -107,7 +107,8 @@ def fits(implied: Implied, tensors: Shapes) -> Fit:
         outcome = Outcome.DOES_NOT_FIT
     if found.open and outcome is not Outcome.DOES_NOT_FIT:
         outcome = Outcome.UNKNOWN
-    if after.size and not _is_sure(implied, found):
+    doubtful = implied.doubts("all") or (after.size and implied.doubts("misfit"))
+    if doubtful or (after.size and not _is_sure(implied, found)):
         outcome = Outcome.UNKNOWN
     return Fit(
         outcome,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 
 from drupe.implied import entry as entries
@@ -9,7 +10,7 @@ from drupe.implied.collect import implied_by
 from drupe.implied.interpreter import Interpreter
 from drupe.implied.limits import too_deep
 from drupe.implied.results import Entry, Gap, Implied
-from drupe.implied.values import ClassValue, Instance, Place, Unknown
+from drupe.implied.values import ClassValue, Frame, Instance, Place, Unknown
 from drupe.readers.strict_json import Json
 
 
@@ -43,6 +44,11 @@ def _build(machine: Interpreter, config: Mapping[str, Json], cls: ClassValue, ho
     values = machine.make_config(dict(config), entries.config_class_of(machine, cls, config), cls.place)
     machine.notes.clear()
     made = machine.build(cls, values)
+    mapping = cls.find("_checkpoint_conversion_mapping")
+    if mapping is not None and mapping[0]:
+        machine.doubt("loaders rename tensors by a mapping of the class", cls.place, "misfit")
+    machine.sources.parse_imported()
+    check_tops(machine)
     gaps = _gaps(machine)
     if isinstance(made, Unknown) or not isinstance(made, Instance):
         return Implied(entry, unknown=(*gaps, Gap(made.place, made.reason, "")))
@@ -51,4 +57,19 @@ def _build(machine: Interpreter, config: Mapping[str, Json], cls: ClassValue, ho
 
 def _gaps(machine: Interpreter) -> list[Gap]:
     seen = (*machine.sources.failures, *machine.notes)
-    return [Gap(one.place, one.reason, "" if one.tail else None) for one in seen]
+    found = [Gap(one.place, one.reason, "" if one.tail else None) for one in seen]
+    found += [Gap(one.place, one.reason, "", "all") for one in machine.sources.doubts]
+    found += [Gap(one.place, one.reason, "", what) for (_, what), one in machine.doubts.items()]
+    return found
+
+
+def check_tops(machine: Interpreter) -> None:
+    """Conditions outside of functions that surely end in an error."""
+    for file, tree in list(machine.sources.trees.items()):
+        scope = machine.sources.scope(file)
+        for one in tree.body if scope is not None else ():
+            stops = isinstance(one, ast.If) and any(isinstance(each, ast.Raise) for each in one.body)
+            if isinstance(one, ast.Assert) or (isinstance(one, ast.If) and stops):
+                assert scope is not None
+                if machine.condition(one.test, Frame(scope)) is isinstance(one, ast.If):
+                    machine.doubt("the file ends in an error here", Place(file, one.lineno))

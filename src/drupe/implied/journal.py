@@ -18,6 +18,12 @@ class Journal:
     def __init__(self) -> None:
         self._levels: list[dict[int, tuple[Owner, State]]] = []
         self._born: list[dict[int, object]] = []
+        self._suspended = 0
+
+    @property
+    def level(self) -> tuple[int, int]:
+        """How deep in branches: the same twice when nothing is undone in between."""
+        return self._suspended, len(self._levels)
 
     def touch(self, owner: Owner) -> int:
         """Call before an object changes; what remembering its state has cost, in steps."""
@@ -51,10 +57,12 @@ class Journal:
     def suspended(self) -> Iterator[None]:
         """What happens inside is not part of any branch."""
         levels, born, self._levels, self._born = self._levels, self._born, [], []
+        self._suspended += 1
         try:
             yield
         finally:
             self._levels, self._born = levels, born
+            self._suspended -= 1
 
     def join(self, *branches: dict[int, tuple[Owner, State, State]]) -> list[Owner]:
         """Give every changed object the state that it has after one branch or another."""

@@ -6,8 +6,9 @@ from drupe.implied import tensors
 from drupe.implied.calls import Calls
 from drupe.implied.comprehensions import Comprehensions
 from drupe.implied.configs import Configs, is_config_class
+from drupe.implied.doubts import registers
 from drupe.implied.expressions import Expressions
-from drupe.implied.library import CONFIG_BASES, HARMLESS_BASES, NO_MODULE_ROOTS
+from drupe.implied.library import CONFIG_BASES, HARMLESS_BASES, NO_MODULE_ROOTS, PRELUDE_FILE
 from drupe.implied.modules import is_harmless, is_known_kind, is_torch_module
 from drupe.implied.python_text import mathematics
 from drupe.implied.reparametrised import reparametrise
@@ -27,6 +28,28 @@ from drupe.implied.values import (
     truth,
 )
 
+_OWN = (
+    "__new__",
+    "__setattr__",
+    "__delattr__",
+    "__getattr__",
+    "__getattribute__",
+    "state_dict",
+    "_save_to_state_dict",
+    "load_state_dict",
+    "_load_from_state_dict",
+    "from_pretrained",
+    "_load_pretrained_model",
+    "add_module",
+    "register_module",
+    "register_parameter",
+    "register_buffer",
+    "__getstate__",
+    "__deepcopy__",
+)
+"""Methods with which a class keeps or loads tensors in its own way."""
+_CALLED_LATER = ("_init_weights", "_initialize_weights")
+_CALLED_WHEN_TIED = ("tie_weights", "_tie_weights")
 _AUTO_KINDS = {
     "AutoModelForCausalLM": "ForCausalLM",
     "AutoModelForMaskedLM": "ForMaskedLM",
@@ -79,6 +102,8 @@ class Libraries(Configs, Calls, Comprehensions, Expressions):
         instance.is_module = bool(unknown) or any(is_torch_module(one) for one in cls.externals())
         if instance.is_module:
             self.budget.add_module()
+        if instance.is_module:
+            self._doubt_class(cls)
         for one in unknown:
             reason = f"{cls.name} derives from {describe(one)}, which is not among the files"
             instance.open.append(self.note(reason, cls.place))
@@ -89,6 +114,25 @@ class Libraries(Configs, Calls, Comprehensions, Expressions):
             names = dict(zip(cls.fields, arguments, strict=False))
             instance.attrs = {**cls.fields, **names, **keywords}
         return instance
+
+    def _doubt_class(self, cls: ClassValue) -> None:
+        """Methods of its own that change how modules are kept, or that loaders call."""
+        if cls.name in self.examined and self.examined[cls.name] is cls:
+            return
+        self.examined[cls.name] = cls
+        for name in (*_OWN, *_CALLED_LATER, *_CALLED_WHEN_TIED):
+            pair = cls.find(name)
+            function = pair[0] if pair is not None else None
+            if not isinstance(function, Function):
+                continue
+            place = Place(function.frame.scope.file, getattr(function.node, "lineno", 0))
+            if place.file == PRELUDE_FILE:
+                continue
+            if name in _OWN:
+                self.doubt(f"{cls.name} has a {name} of its own", place)
+            elif registers(function.node, self.sources.functions):
+                what = "misfit" if name in _CALLED_WHEN_TIED else "all"
+                self.doubt(f"{name} may change what modules register", place, what)
 
     def call_library(
         self, function: External, arguments: list[object], keywords: dict[str, object], place: Place

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from drupe.implied.core import Core
+from drupe.implied.doubts import registers
 from drupe.implied.library import CONFIG_BASES, HARMLESS_BASES, MODEL_BASES, MODULE_BASES
 from drupe.implied.limits import names
 from drupe.implied.tensors import as_parameter
 from drupe.implied.torch_modules import CONTAINERS, KINDS, PLAIN
 from drupe.implied.values import (
     MISSING,
+    Bound,
     Buffer,
     ClassValue,
     Either,
     External,
+    Function,
     Instance,
     Native,
     Parameter,
+    Partial,
     Place,
     Tensor,
     Unknown,
@@ -25,14 +29,13 @@ from drupe.implied.values import (
 )
 
 _SELF = names(
-    "to half float bfloat16 double cuda cpu eval train requires_grad_ apply share_memory type to_empty "
+    "to half float bfloat16 double cuda cpu eval train requires_grad_ share_memory type to_empty "
     "compile gradient_checkpointing_enable"
 )
 _NOTHING = names(
     "post_init tie_weights init_weights _init_weights _initialize_weights initialize_weights zero_grad "
     "register_forward_hook register_forward_pre_hook register_load_state_dict_post_hook "
-    "register_full_backward_hook register_state_dict_pre_hook _register_load_state_dict_pre_hook "
-    "_register_state_dict_hook register_load_state_dict_pre_hook "
+    "register_full_backward_hook "
     "_backward_compatibility_gradient_checkpointing _tie_or_clone_weights _tie_weights "
     "resize_token_embeddings set_input_embeddings set_output_embeddings load_state_dict "
     "warn_if_padding_and_no_attention_mask enable_input_require_grads add_model_tags reset_parameters "
@@ -193,6 +196,10 @@ class Modules(Core):
             return Native("__init__", init)
         if not is_torch_module(cls) and not cls.name.startswith("torch.nn"):
             return MISSING
+        if name == "apply":
+            return Native(name, lambda a, k, p: self._apply(instance, a, p))
+        if name in _HOOKS:
+            return Native(name, lambda a, k, p: self.doubt(f"{name} may change names of tensors", p))
         if cls.last in CONTAINERS and name in _CONTAINER_METHODS:
             return Native(name, lambda a, k, p: self._container_method(instance, name, a, p))
         if name in _SELF:
@@ -207,9 +214,24 @@ class Modules(Core):
             return Native(name, lambda a, k, p: self._listing(instance, name, p))
         if name in {"training", "supports_gradient_checkpointing"}:
             return True
-        if name in {"_modules", "_parameters", "_buffers", "__dict__"}:
+        if name in {"_modules", "_parameters", "_buffers"}:
             return instance.attrs
+        if name == "__dict__":
+            self.doubt("the __dict__ of a module is used", instance.place)
+            return dict(instance.attrs)
         return MISSING
+
+    def _apply(self, instance: Instance, arguments: list[object], place: Place) -> Instance:
+        """``apply``: most functions set values only; one that may register is not followed."""
+        function = arguments[0] if arguments else None
+        while isinstance(function, Bound | Partial):
+            function = function.function
+        if isinstance(function, Function):
+            if registers(function.node, self.sources.functions):
+                self.doubt(f"{function.name} may change what modules register", place)
+        elif not isinstance(function, External | Native):
+            self.doubt("what is applied to the modules is not known", place)
+        return instance
 
     def _container_method(
         self, instance: Instance, name: str, arguments: list[object], place: Place
@@ -262,6 +284,10 @@ class Modules(Core):
             return None
         if name == "register_buffer":
             persistent = truth(arguments[2] if len(arguments) > 2 else keywords.get("persistent", True))
+            if value is None and self.journal.level[1]:
+                self.doubt(f"whether the buffer {key} is registered is not known", place)
+            if value is None and persistent is not None:
+                instance.left_empty[key] = persistent
             value = self._buffer(value, persistent, place)
         elif name == "register_parameter" and isinstance(value, Tensor) and not isinstance(value, Parameter):
             value = as_parameter(value, place)
@@ -325,6 +351,18 @@ def _first(keywords: dict[str, object], *names: str) -> object:
     return next((keywords[name] for name in names if name in keywords), None)
 
 
+def is_list(instance: Instance) -> bool:
+    """Its items are counted."""
+    return any(isinstance(one, External) and one.last in _LISTS for one in instance.mro)
+
+
+_LISTS = {"ModuleList", "Sequential", "ParameterList"}
+_HOOKS = {
+    "_register_load_state_dict_pre_hook",
+    "register_load_state_dict_pre_hook",
+    "_register_state_dict_hook",
+    "register_state_dict_pre_hook",
+}
 _DICTS = {"ModuleDict", "ParameterDict"}
 _CONTAINER_METHODS = {"append", "extend", "insert", "pop", "keys", "values", "items", "update"}
 _REGISTER = {"register_buffer", "register_parameter", "register_module", "add_module"}

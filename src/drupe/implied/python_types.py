@@ -70,7 +70,9 @@ class PythonTypes(Containers):
             "divmod",
         }:
             return self._numeric(name, arguments, keywords, place)
-        if name in {"print", "setattr", "delattr", "breakpoint"}:
+        if name == "delattr":
+            return self._delete_attribute(arguments, place)
+        if name in {"print", "breakpoint"}:
             return None
         if name.endswith(("Error", "Exception", "Warning")):
             return Unknown(name, place)
@@ -258,7 +260,16 @@ class PythonTypes(Containers):
         elif isinstance(owner, Instance) and owner.is_module and not isinstance(value, int | float | str):
             self.touch(owner)
             owner.open.append(self.note("setattr with a name that is not known", place))
+            self.doubt("setattr with a name that is not known", place)
         return None
+
+    def _delete_attribute(self, arguments: list[object], place: Place) -> None:
+        owner, name = (*arguments, None, None)[:2]
+        if isinstance(owner, Instance) and isinstance(name, str):
+            self.touch(owner)
+            owner.attrs.pop(name, None)
+        else:
+            self.doubt("delattr of something that is not known", place)
 
     def _python_isinstance(
         self, arguments: list[object], keywords: dict[str, object], place: Place

@@ -29,6 +29,8 @@ class Gap:
     place: Place
     why: str
     prefix: str | None = None
+    doubt: str = ""
+    """``all``: nothing is said of what can be loaded; ``misfit``: nothing of what cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,10 @@ class Implied:
     may_have: tuple[str, ...] = ()
     base_prefix: str = ""
     unknown: tuple[Gap, ...] = ()
+
+    def doubts(self, what: str) -> bool:
+        """Code that is not followed exactly leaves this open: ``all`` or ``misfit``."""
+        return any(gap.doubt == what for gap in self.unknown)
 
     @property
     def open_prefixes(self) -> tuple[str, ...]:

@@ -6,9 +6,12 @@ import ast
 from collections.abc import Sequence
 
 from drupe.implied import operators
-from drupe.implied.core import Completion, Core
+from drupe.implied.core import Completion
+from drupe.implied.doubts import unknown_packages
 from drupe.implied.expressions import hashable
 from drupe.implied.journal import mark_open
+from drupe.implied.modules import is_list
+from drupe.implied.trying import Trying
 from drupe.implied.values import (
     MISSING,
     ClassValue,
@@ -23,10 +26,10 @@ from drupe.implied.values import (
     options_of,
 )
 
-_IGNORED = (ast.Pass, ast.Global, ast.Nonlocal, ast.Assert)
+_IGNORED = (ast.Pass,)
 
 
-class Statements(Core):
+class Statements(Trying):
     """Executes statements on abstract values."""
 
     def execute(self, body: Sequence[ast.stmt], frame: Frame) -> Completion:
@@ -68,11 +71,13 @@ class Statements(Core):
         elif isinstance(statement, ast.Continue):
             return ("continue", None)
         elif isinstance(statement, ast.Raise):
-            return ("raise", statement.lineno)
+            return ("raise", self.raised_by(statement, frame))
         elif isinstance(statement, ast.Try):
-            return self._try(statement, frame)
+            return self.follow_try(statement, frame)
         elif isinstance(statement, ast.With):
-            return self._with(statement, frame)
+            return self.follow_with(statement, frame)
+        elif isinstance(statement, ast.Assert):
+            return self.follow_assert(statement, frame)
         elif isinstance(statement, ast.Match):
             return self._match(statement, frame)
         elif not isinstance(statement, _IGNORED):
@@ -91,7 +96,7 @@ class Statements(Core):
                         statement.subject, statement.cases[i + 1 :], lineno=statement.lineno, col_offset=0
                     )
                 ]
-                return self._both(case.body, rest if statement.cases[i + 1 :] else [], frame)
+                return self.both(case.body, rest if statement.cases[i + 1 :] else [], frame)
             if hit:
                 return self.execute(case.body, frame)
         return None
@@ -121,12 +126,16 @@ class Statements(Core):
         elif isinstance(statement, ast.ClassDef):
             self._bind(statement.name, self.make_class(statement, frame), frame)
         elif isinstance(statement, ast.Import | ast.ImportFrom):
+            for why in unknown_packages(statement) if frame.function is not None else ():
+                self.fail("ModuleNotFoundError", why, place)
             for alias in statement.names:
                 name = (alias.asname or alias.name).split(".")[0]
                 self._bind(name, self.imported(statement, name, frame.scope.file), frame)
         elif isinstance(statement, ast.Delete):
             for target in statement.targets:
                 self._delete(target, frame)
+        elif isinstance(statement, ast.Global | ast.Nonlocal):
+            self.doubt("names outside of a function are changed in it", place)
         else:
             self.give_up(f"{type(statement).__name__} is not followed", place)
 
@@ -204,12 +213,27 @@ class Statements(Core):
                 one.insert(index % len(one), value)
                 del one[index % (len(one) - 1) + 1]
             elif isinstance(one, Instance) and one.is_module:
-                if isinstance(index, int | str):
-                    self.set_attribute(one, str(index), value, place)
+                name = self.item_name(one, index, place)
+                if name is not None:
+                    self.set_attribute(one, name, value, place)
                 else:
+                    self.doubt("items under a name that is not known are set", place)
                     self.set_attribute(
                         one, "*", self.note("an item under a name that is not known", place), place
                     )
+
+    def item_name(self, owner: Instance, index: object, place: Place) -> str | None:
+        """Under which name an item of a container is kept; numbers count from the end when below zero."""
+        if isinstance(index, str):
+            return index
+        if not isinstance(index, int):
+            return None
+        count = len(self.numbered(owner))
+        if not is_list(owner) or owner.open:
+            self.doubt("an item at a place that is not known is set", place)
+        elif not -count <= index < count:
+            self.fail("IndexError", "there is no such item", place)
+        return str(index % count if count and index < 0 else index)
 
     def _delete(self, target: ast.expr, frame: Frame) -> None:
         if isinstance(target, ast.Attribute):
@@ -227,15 +251,17 @@ class Statements(Core):
                 del owner[index]
             elif isinstance(owner, Instance):
                 pop = self.get_attribute(owner, "pop", Place(frame.scope.file, target.lineno))
+                if not isinstance(index, int | str):
+                    self.doubt("items of a module are deleted", Place(frame.scope.file, target.lineno))
                 self.call(pop, [index], {}, Place(frame.scope.file, target.lineno))
 
     def _if(self, statement: ast.If, frame: Frame) -> Completion:
         known = self.condition(statement.test, frame)
         if known is not None:
             return self.execute(statement.body if known else statement.orelse, frame)
-        return self._both(statement.body, statement.orelse, frame)
+        return self.both(statement.body, statement.orelse, frame)
 
-    def _both(self, first: Sequence[ast.stmt], second: Sequence[ast.stmt], frame: Frame) -> Completion:
+    def both(self, first: Sequence[ast.stmt], second: Sequence[ast.stmt], frame: Frame) -> Completion:
         """Follow two branches apart; one that raises is not the one that a working model takes."""
         done, changes = self.journal.run(lambda: self.execute(first, frame))
         other, others = self.journal.run(lambda: self.execute(second, frame))
@@ -310,22 +336,6 @@ class Statements(Core):
         frame.skips = before
         return done if done is not None and done[0] not in {"break", "continue"} else None
 
-    def _try(self, statement: ast.Try, frame: Frame) -> Completion:
-        done, changes = self.journal.run(lambda: self.execute(statement.body, frame))
-        if isinstance(done, tuple) and done[0] == "raise" and statement.handlers:
-            end = self.execute(statement.handlers[0].body, frame)
-        else:
-            self.journal.join(changes)
-            end = done if isinstance(done, tuple) else self.execute(statement.orelse, frame)
-        return self.execute(statement.finalbody, frame) or end
-
-    def _with(self, statement: ast.With, frame: Frame) -> Completion:
-        for item in statement.items:
-            value = self.evaluate(item.context_expr, frame)
-            if item.optional_vars is not None:
-                self.assign(item.optional_vars, value, frame)
-        return self.execute(statement.body, frame)
-
     def make_class(self, node: ast.ClassDef, frame: Frame) -> object:
         """A class: its body is followed at once, like Python does."""
         place = Place(frame.scope.file, node.lineno)
@@ -333,6 +343,9 @@ class Statements(Core):
         inner = self.made(Frame(frame.scope, frame))
         inner.is_class = True
         made = ClassValue(node.name, place, _known_bases(bases), inner.names)
+        for keyword in node.keywords:
+            if keyword.arg == "metaclass" and "ABCMeta" not in ast.unparse(keyword.value):
+                self.doubt(f"{node.name} has a metaclass", place)
         self.execute(node.body, inner)
         annotated = (one for one in node.body if isinstance(one, ast.AnnAssign) and one.value is not None)
         for one in annotated:
@@ -341,10 +354,14 @@ class Statements(Core):
         for value in inner.names.values():
             if isinstance(value, Function) and value.owner is None:
                 value.owner = made
+                if value.setter is not None:
+                    value.setter.owner = made
         made.mro = [
             made,
             *self._linear([base for base in made.bases if isinstance(base, ClassValue | External)]),
         ]
+        if any("__init_subclass__" in one.names for one in made.mro[1:] if isinstance(one, ClassValue)):
+            self.doubt(f"{node.name} is changed by an __init_subclass__", place)
         return self._decorated_class(made, node, frame, place)
 
     def _linear(self, bases: list[ClassValue | External]) -> list[ClassValue | External]:

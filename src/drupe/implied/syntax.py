@@ -13,6 +13,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from drupe.implied.doubts import constant, mangle, parse_doubts
 from drupe.implied.limits import MAX_FILE_CHARACTERS, MAX_FILE_TOKENS, MAX_FILES, MAX_TOKENS
 from drupe.implied.values import Binding, ModuleScope, Place, Unknown
 
@@ -29,6 +30,10 @@ class Sources:
             name: files[name] for name in sorted(files)[:MAX_FILES] if name.lower().endswith((".py", ".pyi"))
         }
         self.failures: list[Unknown] = []
+        self.doubts: list[Unknown] = []
+        self.functions: dict[str, list[ast.AST]] = defaultdict(list)
+        """Every function of the parsed files by name."""
+        self.trees: dict[str, ast.Module] = {}
         self.declared: dict[str, list[str]] = defaultdict(list)
         self._scopes: dict[str, ModuleScope | None] = {}
         self._room = MAX_TOKENS
@@ -66,7 +71,42 @@ class Sources:
             return self._fail(file, line, f"no valid Python: {str(error)[:120]}")
         except (RecursionError, MemoryError):
             return self._fail(file, 1, "expressions nest too deeply")
+        return self._kept(file, tree)
+
+    def _kept(self, file: str, tree: ast.Module) -> ModuleScope | None:
+        try:
+            self.doubts += parse_doubts(file, tree)
+        except RecursionError:
+            return self._fail(file, 1, "expressions nest too deeply")
+        mangle(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                self.functions[node.name].append(node)
+        self.trees[file] = tree
         return _scope(file, tree)
+
+    def parse_imported(self) -> None:
+        """Files that are imported for what they do, not for a name: they are parsed as well."""
+        seen: set[str] = set()
+        while seen != self.trees.keys():
+            for file in [one for one in self.trees if one not in seen]:
+                seen.add(file)
+                for statement in self.trees[file].body:
+                    for found in self._files_of(statement, file):
+                        self.scope(found)
+
+    def _files_of(self, statement: ast.stmt, file: str) -> Iterator[str]:
+        if isinstance(statement, ast.ImportFrom):
+            stem = statement.module or ""
+            dotted = [stem, *(f"{stem}.{alias.name}".strip(".") for alias in statement.names)]
+        elif isinstance(statement, ast.Import):
+            dotted = [alias.name for alias in statement.names]
+        else:
+            return
+        for one in dotted:
+            found = self.find_module(one, getattr(statement, "level", 0), file) if one else None
+            if found is not None:
+                yield found
 
     def _fail(self, file: str, line: int, reason: str) -> ModuleScope | None:
         self.failures.append(Unknown(reason, Place(file, line)))
@@ -108,15 +148,20 @@ def _scope(file: str, tree: ast.Module) -> ModuleScope:
 def _statements(body: Sequence[ast.stmt], conditional: bool) -> Iterator[tuple[ast.stmt, bool]]:
     for statement in body:
         if isinstance(statement, ast.If):
-            yield from _statements(statement.body, True)
-            yield from _statements(statement.orelse, True)
+            known = constant(statement.test)
+            if known is not False:
+                yield from _statements(statement.body, conditional or known is None)
+            if known is not True:
+                yield from _statements(statement.orelse, conditional or known is None)
         elif isinstance(statement, ast.Try):
             yield from _statements(statement.body, True)
             for handler in statement.handlers:
                 yield from _statements(handler.body, True)
             yield from _statements(statement.orelse, True)
+            yield from _statements(statement.finalbody, conditional)
         elif isinstance(statement, ast.With):
-            yield from _statements(statement.body, conditional)
+            caught = "suppress" in ast.unparse(statement.items[0].context_expr)[:200]
+            yield from _statements(statement.body, conditional or caught)
         else:
             yield statement, conditional
 

@@ -141,6 +141,8 @@ class Function:
     kind: str = ""
     owner: ClassValue | None = None
     is_generator: bool = False
+    setter: Function | None = None
+    """What assigning to a property calls."""
 
 
 @dataclass(slots=True, eq=False)
@@ -171,7 +173,7 @@ class ClassValue:
 class Instance:
     """An object of a class: attributes, and for a module whether there may be more of them (``open``)."""
 
-    __slots__ = ("attrs", "cls", "is_config", "is_module", "open", "place")
+    __slots__ = ("attrs", "cls", "is_config", "is_module", "left_empty", "open", "place")
 
     def __init__(self, cls: ClassValue | External, place: Place) -> None:
         self.cls = cls
@@ -179,6 +181,8 @@ class Instance:
         self.attrs: dict[str, object] = {}
         self.open: list[Unknown] = []
         self.is_module = False
+        self.left_empty: dict[str, bool] = {}
+        """Buffers that are None, and whether they are saved: a tensor put there later is one."""
         self.is_config = False
 
     @property
@@ -192,6 +196,7 @@ def clone(module: object) -> object:
     if isinstance(module, Instance) and module.is_module:
         made = Instance(module.cls, module.place)
         made.is_module, made.open = True, list(module.open)
+        made.left_empty = dict(module.left_empty)
         made.attrs = {key: clone(value) for key, value in module.attrs.items()}
         return made
     if isinstance(module, Buffer):

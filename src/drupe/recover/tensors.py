@@ -22,6 +22,8 @@ SAMPLED_ROWS, SAMPLED_COLUMNS = 8, 512
 """Of each tensor, from its first value: enough to tell 10,000 tensors of one shape apart."""
 MIN_COSINE = 0.5
 """Of the samples less their mean over the group. 4,096 independent values: sd 0.016; 64 of a gain: 0.125."""
+MARGIN = 1e-4
+"""Cosines closer than this do not tell two tensors of the source apart."""
 MAX_GROUP = 4096
 """Tensors of one shape and side; stacks of experts have thousands."""
 
@@ -60,6 +62,7 @@ def _match(mine: Samples, theirs: Samples, left: list[str], right: list[str]) ->
         table = np.ones((1, 1))  # the only one of its shape
     found: dict[str, str] = {}
     taken: set[int] = set()
+    unsure = _ambiguous(table, mine)
     for flat in np.argsort(-table, axis=None, kind="stable"):
         row, column = divmod(int(flat), len(right))
         if table[row, column] < MIN_COSINE or len(found) == min(len(left), len(right)):
@@ -67,7 +70,23 @@ def _match(mine: Samples, theirs: Samples, left: list[str], right: list[str]) ->
         if left[row] not in found and column not in taken:
             taken.add(column)
             found[left[row]] = right[column]
-    return found
+    return {name: other for name, other in found.items() if left.index(name) not in unsure}
+
+
+def _ambiguous(table: Samples, mine: Samples) -> set[int]:
+    """Tensors that fit two of the source alike though they differ among themselves: copied layers, trained on."""
+    best = table.max(axis=1)
+    rivals = [np.flatnonzero(row >= top - MARGIN) for row, top in zip(table, best, strict=True)]
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for row, columns in enumerate(rivals):
+        if columns.size > 1:
+            groups[tuple(columns.tolist())].append(row)
+    return {
+        row
+        for rows in groups.values()
+        for row in rows
+        if not all(np.array_equal(mine[row], mine[other]) for other in rows)
+    }
 
 
 def _unit(samples: Samples) -> Samples:
