@@ -19,7 +19,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -190,14 +190,13 @@ def _run_pip(package: Package, target: Path, work: Path, amount: Amount) -> None
 
 
 def _arrived(*folders: Path) -> int:
-    """Size of the largest file: the wheel on its way. Files come and go while pip works."""
+    """Size of the largest file: the wheel on its way. Files and folders come and go while pip works."""
     largest = 0
     for folder in folders:
-        for path in folder.rglob("*"):
-            try:
-                largest = max(largest, path.stat().st_size if path.is_file() else 0)
-            except OSError:
-                continue
+        for place, _, names in os.walk(folder):  # passes over a folder that is gone, as Path.rglob does not
+            for name in names:
+                with suppress(OSError):
+                    largest = max(largest, os.stat(os.path.join(place, name)).st_size)
     return largest
 
 
