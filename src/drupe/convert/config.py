@@ -38,6 +38,10 @@ def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | N
     if theirs is not None:
         raw["model_type"] = theirs.model_type or raw.get("model_type")
         raw["architectures"] = list(theirs.architectures) or raw.get("architectures")
+    if any(config.raw.get(key) for key in ("quantization_config", "compression_config")):
+        raw = {
+            key: value for key, value in raw.items() if key not in ("dtype", "torch_dtype")
+        }  # they are decoded
     roles = {source.piece.key[0] for output in made.outputs for source in output.sources}
     if "embed" in roles:
         raw[_TIED] = "head" not in roles

@@ -45,6 +45,8 @@ class Conversion:
     like: str
     plan: Plan
     modules: Mapping[str, str]
+    decoded: int = 0
+    """Tensors that were packed and are written as float32."""
 
     @property
     def assembled(self) -> tuple[Output, ...]:
@@ -61,7 +63,8 @@ def conversion(model: str, like: str, made: Plan, tensors: Mapping[str, TensorIn
     """The plan with its renames in the fewest words."""
     outputs = [Named(output.name, output.shape) for output in made.outputs]
     found = names.compare(outputs, list(tensors.values()), in_file_order=False)
-    return Conversion(model, like, made, found.renamed_modules)
+    decoded = sum(tensors[output.tensors[0]].is_quantised for output in made.outputs)
+    return Conversion(model, like, made, found.renamed_modules, decoded)
 
 
 def rename_json(made: Conversion, digests: Mapping[str, str]) -> bytes:
@@ -112,10 +115,13 @@ def _request(made: Conversion, command: str, language: Language) -> str:
     like = _quoted(made.like)
     lines = [f"# {say('title', like=like)}", "", say("why", like=like), "", f"## {say('what')}", ""]
     lines.append(say("copied", count=made.renamed, total=len(made.plan.outputs)))
-    lines += ["", f"| {say('old')} | {say('new')} |", "|---|---|"]
+    if made.modules:
+        lines += ["", f"| {say('old')} | {say('new')} |", "|---|---|"]
     lines += [f"| {_quoted(old)} | {_quoted(new)} |" for old, new in list(made.modules.items())[:SHOWN]]
     for message in (*_assembled(made), *_dropped(made)):
         lines += ["", message.text(language)]
+    if made.decoded:
+        lines += ["", say("decoded", count=made.decoded)]
     lines += ["", f"## {say('same')}", "", say("values"), "", say("licence", like=like), ""]
     fence = "`" * (3 + max((len(run) for run in re.findall(r"`+", command)), default=0))
     lines += [f"## {say('check')}", "", fence, command, fence, "", say("map"), ""]

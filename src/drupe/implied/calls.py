@@ -6,7 +6,6 @@ import ast
 from collections.abc import Sequence
 
 from drupe.implied.core import Core
-from drupe.implied.doubts import registers
 from drupe.implied.library import PRELUDE_FILE, PRELUDE_NAMES
 from drupe.implied.limits import MAX_RECURSION
 from drupe.implied.values import (
@@ -278,7 +277,7 @@ class Calls(Core):
     def _generate(
         self, function: Function, arguments: list[object], keywords: dict[str, object], place: Place
     ) -> object:
-        if registers(function.node, self.sources.functions):
+        if self.may_register(function.node):
             self.doubt(f"{function.name} is a generator that changes modules", place)
         return Unknown(f"{function.name} is a generator", place, True)
 

@@ -110,12 +110,12 @@ class Collector:
                     result[key].shape = _common(result[key].shape, one.shape)
         return result
 
-    def gap(self, place: Place, why: str, prefix: str | None) -> None:
+    def gap(self, place: Place, why: str, prefix: str | None, doubt: str = "") -> None:
         """Remember a place that could not be worked out."""
         if len(self.gaps) < MAX_UNKNOWN:
-            self.gaps.append(Gap(place, why, prefix))
+            self.gaps.append(Gap(place, why, prefix, doubt))
         elif len(self.gaps) == MAX_UNKNOWN:
-            self.gaps.append(Gap(place, "further places are not listed", ""))
+            self.gaps.append(Gap(place, "further places are not listed", "", "all"))
 
     def _declared(self, instance: Instance, prefix: str) -> None:
         """Names that the class itself calls tied, or allows to be missing or left over."""
@@ -132,7 +132,7 @@ class Collector:
             pair = cls.find(name)
             if pair is not None and isinstance(pair[0], Function):
                 place = Place(pair[0].frame.scope.file, getattr(pair[0].node, "lineno", 0))
-                self.gap(place, f"{cls.name} has a {name} of its own", prefix)
+                self.gap(place, f"{cls.name} has a {name} of its own", prefix, "all")
         for name, into in (
             ("_keys_to_ignore_on_load_missing", self.may_lack),
             ("_keys_to_ignore_on_load_unexpected", self.may_have),
@@ -184,7 +184,7 @@ def implied_by(instance: Instance, entry: Entry, gaps: list[Gap], budget: Budget
 def _unique(gaps: list[Gap]) -> tuple[Gap, ...]:
     """Each place once: with its prefixes if it has any."""
     known = {(gap.place, gap.why) for gap in gaps if gap.prefix is not None}
-    kept = [gap for gap in gaps if gap.prefix is not None or (gap.place, gap.why) not in known]
+    kept = [gap for gap in gaps if gap.prefix is not None or gap.doubt or (gap.place, gap.why) not in known]
     return tuple(dict.fromkeys(kept))[: MAX_UNKNOWN + 1]
 
 

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeVar
 
-from drupe.implied.journal import Journal, Owner
+from drupe.implied.doubts import registers
+from drupe.implied.journal import Branch, Journal, Owner
 from drupe.implied.limits import MAX_UNKNOWN, Budget
 from drupe.implied.syntax import Sources
 from drupe.implied.values import ClassValue, External, Frame, Instance, Place, Unknown
@@ -30,6 +31,7 @@ class Core(ABC):
         self.tries: list[tuple[int, int]] = []
         """Where the ``try`` blocks stand that are at work, as levels of the journal."""
         self.uncertain = 0
+        self._registering: dict[int, bool] = {}
         self.examined: dict[str, ClassValue] = {}
         """Values that could not be worked out so far."""
 
@@ -51,6 +53,12 @@ class Core(ABC):
         """
         if len(self.doubts) < MAX_UNKNOWN:
             self.doubts.setdefault((place, what), Unknown(reason, place))
+
+    def may_register(self, node: ast.AST) -> bool:
+        """A function may add, replace or remove what a module registers."""
+        if id(node) not in self._registering:
+            self._registering[id(node)] = registers(node, self.sources.functions, self.budget.charge)
+        return self._registering[id(node)]
 
     def touch(self, owner: Owner) -> None:
         """Call before an object changes."""
@@ -76,6 +84,16 @@ class Core(ABC):
     @abstractmethod
     def both(self, first: Sequence[ast.stmt], second: Sequence[ast.stmt], frame: Frame) -> Completion:
         """Follow two branches of which one is taken."""
+
+    @abstractmethod
+    def joined(
+        self, first: tuple[Completion, Branch], second: tuple[Completion, Branch], frame: Frame
+    ) -> Completion:
+        """How a block ended of which one of two branches was taken."""
+
+    @abstractmethod
+    def maybe(self, body: Sequence[ast.stmt], frame: Frame) -> Completion:
+        """Follow statements that may not be reached."""
 
     @abstractmethod
     def fail(self, kind: str, why: str, place: Place) -> None:

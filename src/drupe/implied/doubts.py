@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from drupe.implied.limits import names
 from drupe.implied.values import Place, Unknown
@@ -22,6 +22,8 @@ KNOWN_PACKAGES = sys.stdlib_module_names | names(
     "pydantic open_clip numba kernels tensorflow jax flax sympy networkx msgpack nltk ftfy jinja2"
 )
 """Packages that a machine that runs models has, or is expected to have."""
+ALWAYS_THERE = sys.stdlib_module_names | {"torch", "transformers", "numpy"}
+"""Packages without which no model runs."""
 _RUNNING_TEXT = names("exec eval vars globals __import__ __builtins__ builtins")
 _HARMLESS_TARGETS = names("__doc__ __name__ __module__ __qualname__ __all__ __version__")
 _HARMLESS_OWNERS = (
@@ -52,13 +54,9 @@ def _anywhere(tree: ast.Module) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in _RUNNING_TEXT:
             yield node.lineno, f"{node.id} is used"
-        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in {
-            "sys",
-            "builtins",
-            "__builtins__",
-        }:
-            if node.attr in {"modules", "exec", "eval", "setattr"}:
-                yield node.lineno, f"{ast.unparse(node)} is used"
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if (node.value.id, node.attr) in {("sys", "modules"), ("sys", "meta_path")}:
+                yield node.lineno, f"{node.value.id}.{node.attr} is used"
 
 
 def _at_top(tree: ast.Module, file: str) -> Iterator[tuple[int, str]]:
@@ -133,11 +131,14 @@ def _is_harmless_target(target: ast.Attribute) -> bool:
     return target.attr in _HARMLESS_TARGETS or ast.unparse(target).startswith(_HARMLESS_OWNERS)
 
 
-def registers(node: ast.AST, functions: Mapping[str, Sequence[ast.AST]]) -> bool:
+def registers(
+    node: ast.AST, functions: Mapping[str, Sequence[ast.AST]], charge: Callable[[int], None]
+) -> bool:
     """A function, or one that it calls by name, may add, replace or remove what a module registers."""
     queue, seen = [node], {id(node)}
     while queue and len(seen) <= MAX_SEARCHED:
-        for one in ast.walk(queue.pop()):
+        for count, one in enumerate(ast.walk(queue.pop())):
+            charge(count % 4 == 0)
             if _changes(one):
                 return True
             if isinstance(one, ast.Call):

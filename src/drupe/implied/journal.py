@@ -10,6 +10,8 @@ from drupe.implied.values import MISSING, Frame, Instance, Unknown, either
 
 State = list[object] | dict[object, object] | set[object]
 Owner = list[object] | dict[object, object] | set[object] | Instance | Frame
+Branch = dict[int, tuple[Owner, State, State]]
+"""What a branch changed: per object its state before and after."""
 
 
 class Journal:
@@ -38,7 +40,7 @@ class Journal:
         if self._born:
             self._born[-1][id(owner)] = owner
 
-    def run(self, branch: Callable[[], object]) -> tuple[object, dict[int, tuple[Owner, State, State]]]:
+    def run(self, branch: Callable[[], object]) -> tuple[object, Branch]:
         """Follow a branch and undo it; (its result, per object its state before and after)."""
         self._levels.append({})
         self._born.append({})
@@ -64,7 +66,7 @@ class Journal:
             self._levels, self._born = levels, born
             self._suspended -= 1
 
-    def join(self, *branches: dict[int, tuple[Owner, State, State]]) -> list[Owner]:
+    def join(self, *branches: Branch) -> list[Owner]:
         """Give every changed object the state that it has after one branch or another."""
         owners = {key: (owner, before) for changes in branches for key, (owner, before, _) in changes.items()}
         for key, (owner, before) in owners.items():

@@ -6,7 +6,6 @@ from drupe.implied import tensors
 from drupe.implied.calls import Calls
 from drupe.implied.comprehensions import Comprehensions
 from drupe.implied.configs import Configs, is_config_class
-from drupe.implied.doubts import registers
 from drupe.implied.expressions import Expressions
 from drupe.implied.library import CONFIG_BASES, HARMLESS_BASES, NO_MODULE_ROOTS, PRELUDE_FILE
 from drupe.implied.modules import is_harmless, is_known_kind, is_torch_module
@@ -29,15 +28,9 @@ from drupe.implied.values import (
 )
 
 _OWN = (
-    "__new__",
-    "__setattr__",
     "__delattr__",
     "__getattr__",
     "__getattribute__",
-    "state_dict",
-    "_save_to_state_dict",
-    "load_state_dict",
-    "_load_from_state_dict",
     "from_pretrained",
     "_load_pretrained_model",
     "add_module",
@@ -130,7 +123,7 @@ class Libraries(Configs, Calls, Comprehensions, Expressions):
                 continue
             if name in _OWN:
                 self.doubt(f"{cls.name} has a {name} of its own", place)
-            elif registers(function.node, self.sources.functions):
+            elif self.may_register(function.node):
                 what = "misfit" if name in _CALLED_WHEN_TIED else "all"
                 self.doubt(f"{name} may change what modules register", place, what)
 

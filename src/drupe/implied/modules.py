@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from drupe.implied.core import Core
-from drupe.implied.doubts import registers
 from drupe.implied.library import CONFIG_BASES, HARMLESS_BASES, MODEL_BASES, MODULE_BASES
 from drupe.implied.limits import names
 from drupe.implied.tensors import as_parameter
@@ -227,7 +226,7 @@ class Modules(Core):
         while isinstance(function, Bound | Partial):
             function = function.function
         if isinstance(function, Function):
-            if registers(function.node, self.sources.functions):
+            if self.may_register(function.node):
                 self.doubt(f"{function.name} may change what modules register", place)
         elif not isinstance(function, External | Native):
             self.doubt("what is applied to the modules is not known", place)

@@ -9,7 +9,7 @@ from drupe.implied import operators
 from drupe.implied.core import Completion
 from drupe.implied.doubts import unknown_packages
 from drupe.implied.expressions import hashable
-from drupe.implied.journal import mark_open
+from drupe.implied.journal import Branch, mark_open
 from drupe.implied.modules import is_list
 from drupe.implied.trying import Trying
 from drupe.implied.values import (
@@ -41,10 +41,10 @@ class Statements(Trying):
             if done is not None:
                 return done
             if (len(frame.returns), frame.skips) != before and i + 1 < len(body):
-                return self._maybe(body[i + 1 :], frame)  # the block may have been left already
+                return self.maybe(body[i + 1 :], frame)  # the block may have been left already
         return None
 
-    def _maybe(self, body: Sequence[ast.stmt], frame: Frame) -> Completion:
+    def maybe(self, body: Sequence[ast.stmt], frame: Frame) -> Completion:
         """Follow statements that may not be reached."""
         done, changes = self.journal.run(lambda: self.execute(body, frame))
         self.journal.join(changes, {})
@@ -266,6 +266,14 @@ class Statements(Trying):
         done, changes = self.journal.run(lambda: self.execute(first, frame))
         other, others = self.journal.run(lambda: self.execute(second, frame))
         ends: list[Completion] = [end if isinstance(end, tuple) else None for end in (done, other)]
+        return self.joined((ends[0], changes), (ends[1], others), frame)
+
+    def joined(
+        self, first: tuple[Completion, Branch], second: tuple[Completion, Branch], frame: Frame
+    ) -> Completion:
+        """How a block ended of which one of two branches was taken."""
+        (done, changes), (other, others) = first, second
+        ends = [done, other]
         if _raises(ends[0]) or _raises(ends[1]):
             kept = 1 if _raises(ends[0]) else 0
             self.journal.join((changes, others)[kept])
@@ -292,7 +300,7 @@ class Statements(Trying):
                 continue
             self.assign(statement.target, item, frame)
             done = (
-                self._maybe(statement.body, frame)
+                self.maybe(statement.body, frame)
                 if frame.skips > before
                 else self.execute(statement.body, frame)
             )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import builtins
+from collections.abc import Sequence
 
 from drupe.implied.core import Completion, Core
-from drupe.implied.doubts import unknown_packages
+from drupe.implied.doubts import ALWAYS_THERE
 from drupe.implied.values import External, Frame, Instance, Place, Unknown, options_of
 
 
-class Raised(Exception):
+class Raised(Exception):  # noqa: N818 - it is no error of ours
     """An error of the followed code, on its way to a handler."""
 
     def __init__(self, kind: str, place: Place) -> None:
@@ -43,46 +44,40 @@ class Trying(Core):
 
     def follow_try(self, statement: ast.Try, frame: Frame) -> Completion:
         """The body, and the handler that takes its error; both when an error is possible."""
-        caught: Raised | None = None
-        end: Completion = None
-        before = self.uncertain
-        if not statement.handlers:
-            end = self.execute(statement.body, frame)
-        elif self._may_raise(statement):
-            end = self._either_way(statement, frame)
+        if statement.handlers:
+            end = self._guarded(statement, frame)
         else:
-            self.tries.append(self.journal.level)
-            try:
-                end = self.execute(statement.body, frame)
-            except Raised as error:
-                caught = error
-            finally:
-                self.tries.pop()
-            if end is not None and end[0] == "raise" and isinstance(end[1], Raised):
-                caught, end = end[1], None
-            if caught is not None:
-                end = self._handled(statement, caught, frame)
-            elif self.uncertain != before:
-                end = self._perhaps_handled(statement, end, frame)
-            elif end is None:
-                end = self.execute(statement.orelse, frame)
+            end = self.execute(statement.body, frame)
         return self.execute(statement.finalbody, frame) or end
 
-    def _may_raise(self, statement: ast.Try) -> bool:
-        return any(
-            isinstance(one, ast.Import | ast.ImportFrom) and _is_optional(one) for one in statement.body
-        )
+    def _guarded(self, statement: ast.Try, frame: Frame) -> Completion:
+        before = self.uncertain
+        done, changes = self.journal.run(lambda: self._attempt(statement.body, frame))
+        caught = done[1] if isinstance(done, tuple) and done[0] == "raise" else None
+        if isinstance(caught, Raised):
+            self.journal.join(changes)
+            return self._handled(statement, caught, frame)
+        end: Completion = done if isinstance(done, tuple) else None
+        handler = statement.handlers[0].body
+        if self.uncertain == before and not any(map(_is_optional, statement.body)):
+            self.journal.join(changes)
+            return end or self.execute(statement.orelse, frame)
+        if len(statement.handlers) > 1 and any(map(_does_something, statement.handlers[1:])):
+            self.doubt("which error is handled here is not known", self._at(statement, frame))
+        other, others = self.journal.run(lambda: self.execute(handler, frame))
+        end = self.joined((end, changes), (other if isinstance(other, tuple) else None, others), frame)
+        if statement.orelse and end is None:
+            return self.maybe(statement.orelse, frame)
+        return end
 
-    def _either_way(self, statement: ast.Try, frame: Frame) -> Completion:
-        return self.both([*statement.body, *statement.orelse], statement.handlers[0].body, frame)
-
-    def _perhaps_handled(self, statement: ast.Try, end: Completion, frame: Frame) -> Completion:
-        """Something in the body is not known and may have raised: what the handlers change is possible."""
-        if end is not None:
-            if any(registering(one) for one in statement.handlers):
-                self.doubt("an error may have been raised and handled here", self._at(statement, frame))
-            return end
-        return self.both(statement.orelse, statement.handlers[0].body, frame)
+    def _attempt(self, body: Sequence[ast.stmt], frame: Frame) -> Completion:
+        self.tries.append(self.journal.level)
+        try:
+            return self.execute(body, frame)
+        except Raised as error:
+            return ("raise", error)
+        finally:
+            self.tries.pop()
 
     def _handled(self, statement: ast.Try, error: Raised, frame: Frame) -> Completion:
         for handler in statement.handlers:
@@ -131,30 +126,16 @@ class Trying(Core):
         return Place(frame.scope.file, getattr(statement, "lineno", 0))
 
 
-def _is_optional(statement: ast.Import | ast.ImportFrom) -> bool:
-    return bool(unknown_packages(statement)) or any(
-        root
-        in {
-            "flash_attn",
-            "apex",
-            "einops",
-            "xformers",
-            "triton",
-            "deepspeed",
-            "mamba_ssm",
-            "causal_conv1d",
-            "fla",
-        }
-        for root in _roots(statement)
-    )
-
-
-def _roots(statement: ast.Import | ast.ImportFrom) -> list[str]:
+def _is_optional(statement: ast.stmt) -> bool:
+    """An import of a package that may not be there."""
     if isinstance(statement, ast.ImportFrom):
-        return [] if statement.level else [(statement.module or "").partition(".")[0]]
-    return [alias.name.partition(".")[0] for alias in statement.names]
+        roots = [] if statement.level else [(statement.module or "").partition(".")[0]]
+    elif isinstance(statement, ast.Import):
+        roots = [alias.name.partition(".")[0] for alias in statement.names]
+    else:
+        return False
+    return any(root not in ALWAYS_THERE for root in roots)
 
 
-def registering(handler: ast.ExceptHandler) -> bool:
-    """A handler that does something."""
+def _does_something(handler: ast.ExceptHandler) -> bool:
     return not all(isinstance(one, ast.Pass | ast.Raise) for one in handler.body)
