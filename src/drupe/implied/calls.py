@@ -265,7 +265,7 @@ class Calls(Core):
         if done is not None and done[0] == "raise":
             if frame.returns:
                 return either(*frame.returns)
-            place = getattr(done[1], "place", function.frame and Place(function.frame.scope.file, 0))
+            place = getattr(done[1], "place", Place(function.frame.scope.file, 0))
             self.fail(getattr(done[1], "kind", ""), f"{function.name} would raise an error here", place)
             raised = self.raised(function, place)
             if arguments and isinstance(arguments[0], Instance) and function.name == "__init__":

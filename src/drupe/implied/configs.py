@@ -167,6 +167,8 @@ class Configs(Attributes):
             return CONFIG_DEFAULTS[name]
         if name in {"_attn_implementation", "_attn_implementation_internal", "attn_implementation", "dtype"}:
             return Unknown(f"{name} is chosen when the model is loaded", place)
+        if name in {"id2label", "label2id"}:
+            return Unknown(f"{name} follows from the number of labels", place)
         if name == "sub_configs":
             nested = self._nested(owner)
             return {

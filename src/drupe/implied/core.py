@@ -86,6 +86,10 @@ class Core(ABC):
         """Follow two branches of which one is taken."""
 
     @abstractmethod
+    def numbered(self, instance: Instance) -> list[object]:
+        """The modules of a list, in order."""
+
+    @abstractmethod
     def joined(
         self, first: tuple[Completion, Branch], second: tuple[Completion, Branch], frame: Frame
     ) -> Completion:

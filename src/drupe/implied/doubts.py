@@ -37,7 +37,7 @@ _HARMLESS_OWNERS = (
 _HARMLESS_CALLS = ("require_", "check_", "warn", "print", "is_", "log", "register")
 _REGISTERING = names(
     "setattr delattr register_parameter register_buffer register_module add_module _parameters _modules _buffers "
-    "__dict__ __class__ __setattr__ __delattr__ exec eval vars globals"
+    "__dict__ __setattr__ __delattr__ exec eval vars globals"
 )
 _VALUES_ONLY = names("data _is_hf_initialized grad requires_grad")
 MAX_SEARCHED = 64
@@ -55,14 +55,44 @@ def _anywhere(tree: ast.Module) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Name) and node.id in _RUNNING_TEXT:
             yield node.lineno, f"{node.id} is used"
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if (node.value.id, node.attr) in {("sys", "modules"), ("sys", "meta_path")}:
-                yield node.lineno, f"{node.value.id}.{node.attr} is used"
+            name = f"{node.value.id}.{node.attr}"
+            if name in {"sys.modules", "sys.meta_path"}:
+                yield node.lineno, f"{name} is used"
 
 
 def _at_top(tree: ast.Module, file: str) -> Iterator[tuple[int, str]]:
     defined = {one.name for one in tree.body if isinstance(one, ast.FunctionDef | ast.ClassDef)}
-    for statement, guarded in _top(tree.body, False, False):
+    changing = _changing(tree)
+    for statement, guarded in _top(tree.body, False):
+        if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Expr):
+            for node in ast.walk(statement):
+                if (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Name)
+                    and node.func.id in changing
+                ):
+                    yield node.lineno, f"{node.func.id} is called where the file is read"
         yield from _one_at_top(statement, guarded, defined, file)
+
+
+def _changing(tree: ast.Module) -> set[str]:
+    """Functions by name that may change attributes of something, or that call one that does."""
+    callers: dict[str, set[str]] = {}
+    found = {"setattr", "delattr"}
+    functions = [one for one, _ in _top(tree.body, False) if isinstance(one, ast.FunctionDef)]
+    for node in functions:
+        for one in ast.walk(node):
+            if isinstance(one, ast.Call) and isinstance(one.func, ast.Name):
+                callers.setdefault(one.func.id, set()).add(node.name)
+            if isinstance(one, ast.Attribute) and not isinstance(one.ctx, ast.Load):
+                found.add(node.name)
+    queue = list(found)
+    while queue:
+        more = callers.get(queue.pop(), set()) - found
+        found |= more
+        queue += more
+    defined = {one.name for one in functions}
+    return found & (defined | {"setattr", "delattr"})
 
 
 def _one_at_top(
@@ -104,20 +134,22 @@ def unknown_packages(statement: ast.Import | ast.ImportFrom) -> list[str]:
     return [f"the package {root} may not be there" for root in roots if root not in KNOWN_PACKAGES]
 
 
-def _top(body: Sequence[ast.stmt], guarded: bool, tried: bool) -> Iterator[tuple[ast.stmt, bool]]:
+def _top(body: Sequence[ast.stmt], guarded: bool) -> Iterator[tuple[ast.stmt, bool]]:
     """Statements outside of functions and classes; ``guarded``: under a condition, or with a handler."""
     for one in body:
         if isinstance(one, ast.If):
             known = constant(one.test)
-            yield from _top(one.body if known is not False else [], guarded or known is None, tried)
-            yield from _top(one.orelse if known is not True else [], guarded or known is None, tried)
+            yield from _top(one.body if known is not False else [], guarded or known is None)
+            yield from _top(one.orelse if known is not True else [], guarded or known is None)
         elif isinstance(one, ast.Try):
             caught = guarded or bool(one.handlers)
             for part in (one.body, one.orelse, *(handler.body for handler in one.handlers)):
-                yield from _top(part, caught, True)
-            yield from _top(one.finalbody, guarded, tried)
+                yield from _top(part, caught)
+            yield from _top(one.finalbody, guarded)
         elif isinstance(one, ast.With):
-            yield from _top(one.body, guarded or "suppress" in ast.unparse(one.items[0]), tried)
+            yield from _top(one.body, guarded or "suppress" in ast.unparse(one.items[0]))
+        elif isinstance(one, ast.ClassDef):
+            yield from _top(one.body, True)
         else:
             yield one, guarded
 
@@ -156,7 +188,8 @@ def _changes(node: ast.AST) -> bool:
         stored = not isinstance(node.ctx, ast.Load) and node.attr not in _VALUES_ONLY
         return stored or node.attr in _REGISTERING
     if isinstance(node, ast.Subscript):
-        return not isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Name)
+        is_tensor = isinstance(node.slice, ast.Tuple)  # no module takes several indices
+        return not isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Name) and not is_tensor
     return isinstance(node, ast.Global | ast.Nonlocal)
 
 

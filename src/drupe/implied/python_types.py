@@ -71,7 +71,8 @@ class PythonTypes(Containers):
         }:
             return self._numeric(name, arguments, keywords, place)
         if name == "delattr":
-            return self._delete_attribute(arguments, place)
+            self._delete_attribute(arguments, place)
+            return None
         if name in {"print", "breakpoint"}:
             return None
         if name.endswith(("Error", "Exception", "Warning")):

@@ -44,10 +44,7 @@ class Trying(Core):
 
     def follow_try(self, statement: ast.Try, frame: Frame) -> Completion:
         """The body, and the handler that takes its error; both when an error is possible."""
-        if statement.handlers:
-            end = self._guarded(statement, frame)
-        else:
-            end = self.execute(statement.body, frame)
+        end = self._guarded(statement, frame) if statement.handlers else self.execute(statement.body, frame)
         return self.execute(statement.finalbody, frame) or end
 
     def _guarded(self, statement: ast.Try, frame: Frame) -> Completion:
