@@ -62,6 +62,9 @@ def _match(mine: Samples, theirs: Samples, left: list[str], right: list[str]) ->
         table = np.ones((1, 1))  # the only one of its shape
     found: dict[str, str] = {}
     taken: set[int] = set()
+    table += np.array(
+        [[np.array_equal(one, other) for other in theirs] for one in mine]
+    )  # equal: beyond doubt
     unsure = _ambiguous(table, mine)
     for flat in np.argsort(-table, axis=None, kind="stable"):
         row, column = divmod(int(flat), len(right))
@@ -70,7 +73,8 @@ def _match(mine: Samples, theirs: Samples, left: list[str], right: list[str]) ->
         if left[row] not in found and column not in taken:
             taken.add(column)
             found[left[row]] = right[column]
-    return {name: other for name, other in found.items() if left.index(name) not in unsure}
+    doubtful = {left[row] for row in unsure}
+    return {name: other for name, other in found.items() if name not in doubtful}
 
 
 def _ambiguous(table: Samples, mine: Samples) -> set[int]:
