@@ -272,6 +272,24 @@ def test_gains_folded_into_the_next_matrix_are_undone(bits: int | None, tmp_path
     assert judged(_folded("r1", bits), "r0", tmp_path).relation == "independent"
 
 
+@pytest.mark.parametrize(
+    "words", [("ff", "gate_proj", "up_proj", "down_proj"), ("ff", "alpha", "beta", "gamma")]
+)
+@pytest.mark.parametrize("name", ["r0", "q0", "w0"])
+def test_a_module_of_unknown_name_is_still_compared(
+    words: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    """Only the FFN under a name that no scheme knows: the rest of the names must not decide what is looked at."""
+    model = read_model(name)
+    new = dict(zip(("mlp", "gate_proj", "up_proj", "down_proj"), words, strict=True))
+    tensors = {
+        ".".join(new.get(part, part) for part in key.split(".")): v for key, v in model.tensors.items()
+    }
+    found = judged(model.with_tensors(tensors), name, tmp_path)
+    assert (found.label, found.relation) == ("copy", "equivalent")
+    assert judged(model.with_tensors(tensors), "r2", tmp_path).label not in ("copy", "derivative")
+
+
 @pytest.mark.parametrize("name", ["r0", "q0", "g0", "b0"])
 def test_every_opaque_name_is_in_the_map(name: str, tmp_path: Path) -> None:
     """Names opaque, order shuffled: norm gains and biases are led back too."""

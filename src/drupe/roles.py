@@ -157,7 +157,10 @@ def assign_roles(tensors: Iterable[TensorInfo], model_types: Container[str] = ()
         stacks[stack] = scheme
         found.update({name: _in_stack(role, stack) for name, role in match.items()})
     rest = [info for info in infos if info.name not in found]
-    by_tensor = {**_infer(rest, {role.name for role in found.values()}, len(stacks)), **found}
+    by_tensor = {
+        **_infer(rest, {role.name for role in found.values()}, len(stacks), _extents(infos)),
+        **found,
+    }
     return Roles(by_tensor, stacks)
 
 
@@ -362,11 +365,14 @@ _Groups = Mapping[str, Sequence[tuple[tuple[int, ...], TensorInfo]]]
 """Pattern -> the numbers of each name, and the tensor."""
 
 
-def _infer(infos: Sequence[TensorInfo], known: Iterable[str], towers: int) -> dict[str, Role]:
+def _infer(
+    infos: Sequence[TensorInfo], known: Iterable[str], towers: int, everywhere: Mapping[int, int]
+) -> dict[str, Role]:
     """Roles of repeated names of one shape: layer from the number, role from words and shape.
 
     Names that differ before their first number are different towers, the largest first; ``towers`` are counted
-    already and their roles ``known``. A role is given once: a further group keeps its pattern as its role.
+    already and their roles ``known``. ``everywhere``: how often each extent occurs in the whole model. A role is
+    given once: a further group keeps its pattern as its role.
     """
     groups: dict[str, list[tuple[tuple[int, ...], TensorInfo]]] = defaultdict(list)
     for info in infos:
@@ -380,18 +386,18 @@ def _infer(infos: Sequence[TensorInfo], known: Iterable[str], towers: int) -> di
             counting[pattern] = places
             roots[pattern.partition("{}")[0]][pattern] = members
     taken = set(known)
-    found = _infer_tables(groups, taken)
+    found = _infer_tables(groups, taken, everywhere)
     by_size = sorted(roots.values(), key=lambda root: -sum(map(len, root.values())))
     for place, root in enumerate(by_size[:MAX_TOWERS], start=towers):
-        found.update(_infer_layers(root, counting, taken, f"tower{place + 1}." if place else ""))
+        found.update(_infer_layers(root, counting, taken, f"tower{place + 1}." if place else "", everywhere))
     for root in by_size[MAX_TOWERS:]:
-        found.update(_infer_layers(root, counting, taken, ""))
+        found.update(_infer_layers(root, counting, taken, "", everywhere))
     return found
 
 
-def _infer_tables(groups: _Groups, taken: set[str]) -> dict[str, Role]:
+def _infer_tables(groups: _Groups, taken: set[str], everywhere: Mapping[int, int]) -> dict[str, Role]:
     """Tables of tokens: each role once."""
-    hidden = _hidden_size(groups)
+    hidden = _hidden_size(groups, everywhere)
     found = {}
     words = _words_for(TABLE_ROLES - taken)
     for pattern, members in groups.items():
@@ -405,13 +411,17 @@ def _infer_tables(groups: _Groups, taken: set[str]) -> dict[str, Role]:
 
 
 def _infer_layers(
-    groups: _Groups, counting: Mapping[str, list[int]], taken: set[str], stack: str
+    groups: _Groups,
+    counting: Mapping[str, list[int]],
+    taken: set[str],
+    stack: str,
+    everywhere: Mapping[int, int],
 ) -> dict[str, Role]:
     """The layers of one tower, whose roles begin with ``stack`` when another tower has them already.
 
     ``counting``: pattern -> the numbers that count its members.
     """
-    hidden = _hidden_size(groups)
+    hidden = _hidden_size(groups, everywhere)
     found = {}
     for pattern, members in groups.items():
         guess = _guess(pattern, members[0][1], hidden)
@@ -442,18 +452,19 @@ def _varying(members: Sequence[tuple[tuple[int, ...], TensorInfo]]) -> list[int]
     return varying if without_gap and len({numbers for numbers, _ in members}) == len(members) else None
 
 
-def _hidden_size(groups: _Groups) -> int:
-    """The extent that most matrices share: the width of the residual stream."""
-    shapes: dict[tuple[int, ...], int] = {}
-    for members in groups.values():
-        for _, info in members:
-            if len(info.shape) == 2:
-                shapes[info.shape] = shapes.get(info.shape, 0) + 1
-    extents: dict[int, int] = {}
+def _hidden_size(groups: _Groups, everywhere: Mapping[int, int]) -> int:
+    """The extent that most matrices share, the width of the residual stream; of equals, that of the whole model."""
+    extents = _extents(info for members in groups.values() for _, info in members)
+    return max(extents, key=lambda extent: (extents[extent], everywhere.get(extent, 0)), default=0)
+
+
+def _extents(infos: Iterable[TensorInfo]) -> Counter[int]:
+    """How many matrices have a side of each length."""
+    shapes = Counter(info.shape for info in infos if len(info.shape) == 2)
+    extents: Counter[int] = Counter()
     for shape, count in shapes.items():
-        for extent in set(shape):
-            extents[extent] = extents.get(extent, 0) + count
-    return max(extents, key=extents.__getitem__, default=0)
+        extents.update(dict.fromkeys(shape, count))
+    return extents
 
 
 def _words_for(roles: Container[str]) -> list[re.Pattern[str]]:

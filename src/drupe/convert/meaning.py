@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from drupe import graph
 from drupe.configurations import table
 from drupe.convert.blueprint import Blueprint
+from drupe.convert.plan import Plan
 from drupe.errors import UnsupportedError
 from drupe.graph_tensors import graph_of_tensors
 from drupe.model import Model
 from drupe.readers.config import Config
 from drupe.readers.interface import Absent, TensorInfo
 from drupe.readers.strict_json import Json
-from drupe.roles import Roles
+from drupe.roles import Roles, assign_roles
 from drupe.signals import genome, structure
 
 COMPUTED = frozenset({"norm", "placement", "residual", "ffn", "qk_norm", "positions", "window", "softcap"})
@@ -49,7 +50,7 @@ _CARRIED = frozenset(
 _HINT = "choose a source or scheme that computes the same"
 
 
-def check(model: Model, target: Blueprint, *, run: bool) -> None:
+def check(model: Model, target: Blueprint, made: Plan, *, run: bool) -> None:
     """Raise UnsupportedError when the result would load and compute something else, or when only running can tell.
 
     ``run``: it will be loaded and compared with the original in a class of its own.
@@ -58,7 +59,13 @@ def check(model: Model, target: Blueprint, *, run: bool) -> None:
     own = None if isinstance(model.config, Absent) else model.config
     tensors = list(model.weights.tensors.values())
     _check_roles(model.roles, target.roles)
-    _check_graph(_graph(own, tensors, model.roles), target)
+    renamed = [
+        TensorInfo(output.name, output.shape, "F32", "") for output in made.outputs
+    ]  # names that tell roles
+    roles = assign_roles(
+        renamed, {target.config.model_type} if target.config and target.config.model_type else ()
+    )
+    _check_graph(_graph(own, renamed, roles), target)
     if own is not None:
         _check_settings(own.raw, target)
         if model.weights.format.startswith("gguf"):

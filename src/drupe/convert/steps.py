@@ -66,9 +66,9 @@ def plan_for(model: Model, target: Blueprint, source: Model | None, *, run: bool
     """Every tensor of the model in its place: by its role, else by its name, else by its values."""
     assert not isinstance(model.weights, Absent)
     parts = parts_of(model)
-    meaning.check(model, target, run=run)
     made = plan(parts, target, _heads(model), _named(model, parts, source))
     check_dtypes(made, model.weights.tensors)
+    meaning.check(model, target, made, run=run)
     return made
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,13 +69,21 @@ def speaking(a: WeightFacts, b: WeightFacts) -> tuple[NDArray[np.bool_], NDArray
     """Which matrices of each side may prove a relation.
 
     Where both sides have layers with known roles, only those and the token tables: position tables, caches and
-    random features are shared by unrelated models. Elsewhere every informative matrix.
+    random features are shared by unrelated models. So may layers of unknown names where the other side has only
+    learned matrices of that shape: they were renamed. Elsewhere every informative matrix.
     """
     masks = [side.informative for side in (a, b)]
     if all(any(is_layer_role(matrix.role) for matrix in side.matrices) for side in (a, b)):
-        for mask, side in zip(masks, (a, b), strict=True):
-            mask &= np.array([_is_learned(matrix) for matrix in side.matrices])
+        for mask, side, other in ((masks[0], a, b), (masks[1], b, a)):
+            unclear = {(m.rows, m.columns) for m in other.matrices if not _is_learned(m)}
+            mask &= np.array([_is_learned(m) or _is_renamed(m, unclear) for m in side.matrices])
     return masks[0], masks[1]
+
+
+def _is_renamed(matrix: Matrix, unclear: Collection[tuple[int, int]]) -> bool:
+    """Whether a matrix repeats over layers under a name that no scheme knows, unlike anything unclear over there."""
+    unknown = matrix.role is not None and "{" in matrix.role
+    return unknown and matrix.layer is not None and (matrix.rows, matrix.columns) not in unclear
 
 
 def facts_from_blocks(matrices: Sequence[Matrix], blocks: Sequence[FloatArray]) -> WeightFacts:
