@@ -87,10 +87,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("opening", "packages"),
     ("inspection", "evidence"),
     # the same weights under other names
-    ("convert.pieces",),
+    ("convert.pieces", "convert.params"),
     ("convert.blueprint",),
     ("convert.plan",),
-    ("convert.values", "convert.config"),
+    ("convert.values", "convert.config", "convert.row_order"),
+    ("convert.heads",),
     ("convert.verify", "convert.request", "convert.running", "convert.meaning"),
     ("convert.writer",),
     ("convert.steps",),

@@ -18,7 +18,7 @@ MAX_DIGITS = 5
 _KEYS = frozenset(
     {
         *("name", "title", "provenance", "extends", "model_types", "roles", "fused"),
-        *("transposed", "transposed_experts", "norm_after", "norm_offset"),
+        *("transposed", "transposed_experts", "norm_after", "norm_offset", "paired_rows"),
     }
 )
 
@@ -41,6 +41,8 @@ class Scheme:
     """What is added to the stored gain of a norm (Gemma stores gain - 1)."""
     transposed_experts: bool
     """Stacks of experts are (experts, in, out)."""
+    paired_rows: bool
+    """Rows of q and k: the two of a rotary pair lie side by side (Meta), not half a head apart (transformers)."""
     model_types: frozenset[str]
     """Names alone do not tell it from another scheme: the configuration must say one of these."""
 
@@ -107,6 +109,7 @@ def load_scheme(table: Mapping[str, object], base: Scheme | None = None) -> Sche
         fused={**(base.fused if base else {}), **_table(table.get("fused", {}))},
         norm_offset=offset,
         transposed_experts=bool(table.get("transposed_experts", base.transposed_experts if base else False)),
+        paired_rows=bool(table.get("paired_rows", base.paired_rows if base else False)),
         model_types=frozenset(_texts(table.get("model_types", []))),
     )
 

@@ -66,6 +66,7 @@ class Blueprint:
     config: Config | None
     roles: Roles
     tensors: Mapping[str, TensorInfo]
+    parts: Inventory
 
 
 def of_model(model: Model, title: str) -> Blueprint:
@@ -132,7 +133,7 @@ def _blueprint(title: str, tensors: Sequence[TensorInfo], roles: Roles, config: 
     layers = layers_of(parts)
     slots = [_slot(tensors, held, roles, parts, layers) for tensors in kinds.values()]
     first = {tower: min(numbers) for tower, numbers in layers.items()}
-    return Blueprint(title, tuple(slots), first, config, roles, {info.name: info for info in tensors})
+    return Blueprint(title, tuple(slots), first, config, roles, {info.name: info for info in tensors}, parts)
 
 
 def layers_of(parts: Inventory) -> Mapping[str, set[int]]:

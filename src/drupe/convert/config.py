@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
+from drupe.convert import params
 from drupe.convert.blueprint import Blueprint
+from drupe.convert.pieces import Inventory, Piece
 from drupe.convert.plan import Plan
 from drupe.errors import UnsupportedError
 from drupe.readers.config import Config, config_of
@@ -17,16 +20,23 @@ _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 """Their defaults are those of a published vocabulary: what the model does not say must be said not to be there."""
 
 
-def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | None:
-    """``config.json``; None when the model has no configuration to begin with.
+def converted(
+    config: Config | None, target: Blueprint, made: Plan, parts: Inventory
+) -> tuple[str, bytes] | None:
+    """Name and content of the configuration; None when the model has none to begin with.
 
     Raises UnsupportedError when a value of the model cannot be said in the target's keys.
     """
     if config is None:
         return None
-    foreign = not config.file.endswith(".json")  # keys of a GGUF header
+    theirs, sizes = target.config, sizes_of(parts)
+    if theirs is not None and params.is_params(theirs):
+        settings = params.settings_for(config, theirs, sizes, sizes_of(target.parts))
+        return params.FILE, _text(settings)
+    if params.is_params(config):
+        params.check_source(config)
+    foreign = params.is_params(config) or not config.file.endswith(".json")  # or the keys of a GGUF header
     raw = {} if foreign else {key: value for key, value in config.raw.items() if key not in _LEFT_OUT}
-    theirs = target.config
     for field, key in config.spelled.items():
         if "." in key and not foreign:
             _check_nested(key, target)
@@ -36,6 +46,8 @@ def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | N
         value = raw.pop(key, config.canonical[field])
         raw.setdefault(new.rpartition(".")[2], value)  # nested keys are understood at the top as well
     if theirs is not None:
+        unsaid = [field for field in sizes if field not in config.canonical and field in theirs.spelled]
+        raw |= {theirs.spelled[field]: sizes[field] for field in unsaid}
         raw["model_type"] = theirs.model_type or raw.get("model_type")
         raw["architectures"] = list(theirs.architectures) or raw.get("architectures")
     if any(config.raw.get(key) for key in ("quantization_config", "compression_config")):
@@ -48,7 +60,25 @@ def converted(config: Config | None, target: Blueprint, made: Plan) -> bytes | N
     plain: dict[str, Json] = {key: value for key, value in raw.items() if value is not None}
     _check(config, plain, target)
     text: dict[str, object] = dict.fromkeys(_TOKENS if theirs is not None else (), None) | plain
-    return (json.dumps(text, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8")
+    return "config.json", _text(text)
+
+
+def sizes_of(parts: Inventory) -> dict[str, int]:
+    """What the tensors of the main tower show, by the canonical field that states it."""
+    first: dict[str, Piece] = {}
+    for (role, _), piece in parts.pieces.items():
+        if piece.columns:
+            first.setdefault(role, piece)
+    found = {
+        "vocab_size": first["embed"].part.rows if "embed" in first else None,
+        "hidden_size": first["embed"].columns if "embed" in first else None,
+        "intermediate_size": first["up"].part.rows if "up" in first else None,
+    }
+    return {field: size for field, size in found.items() if size}
+
+
+def _text(settings: Mapping[str, object]) -> bytes:
+    return (json.dumps(settings, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8")
 
 
 def _check_nested(key: str, target: Blueprint) -> None:

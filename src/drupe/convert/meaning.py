@@ -36,10 +36,9 @@ SCALING: Mapping[str, Json] = {
     "multi_query": False,
     "scale_embedding": False,
     "clip_qkv": None,
+    "use_scaled_rope": False,
 }
 """Settings that change what is computed and that some classes read, others ignore: their neutral value, if any."""
-_PAIRED_ROWS = frozenset({"mistral"})
-"""Schemes (Meta's names) whose q and k have the rows of a rotary pair side by side; others have them half by half."""
 _CARRIED = frozenset(
     {
         *("vocab_size", "attention.key_length", "attention.value_length", "rope.dimension_count"),
@@ -102,11 +101,6 @@ def _check_roles(ours: Roles, theirs: Roles) -> None:
     if first.norm_after != second.norm_after:
         before, after = ("after", "before") if first.norm_after else ("before", "after")
         problem = f"{first.title} has its norms {before} each sublayer, {second.title} {after}"
-        raise UnsupportedError(problem, hint=_HINT)
-    if (first.name in _PAIRED_ROWS) != (second.name in _PAIRED_ROWS):
-        problem = (
-            f"{first.title} and {second.title} have the rows of q and k in another order (pairs, or halves)"
-        )
         raise UnsupportedError(problem, hint=_HINT)
 
 

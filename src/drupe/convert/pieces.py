@@ -48,6 +48,8 @@ class Inventory:
     pieces: Mapping[Key, Piece]
     unnamed: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
+    paired_rows: bool = False
+    """Rows of q and k lie as ``Scheme.paired_rows`` says."""
 
 
 def inventory(tensors: Sequence[TensorInfo], roles: Roles, heads: int | None) -> Inventory:
@@ -67,7 +69,9 @@ def inventory(tensors: Sequence[TensorInfo], roles: Roles, heads: int | None) ->
                 unnamed.append(info.name)
             else:
                 found.setdefault(piece.key, piece)
-    return Inventory(found, tuple(dict.fromkeys(unnamed)), {info.name: info.shape for info in tensors})
+    shapes = {info.name: info.shape for info in tensors}
+    paired = roles.scheme is not None and roles.scheme.paired_rows
+    return Inventory(found, tuple(dict.fromkeys(unnamed)), shapes, paired)
 
 
 _TOWER = re.compile(r"^tower\d+\.")

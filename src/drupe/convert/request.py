@@ -11,7 +11,7 @@ from drupe.convert.plan import Output, Plan, Source
 from drupe.document import version
 from drupe.errors import LimitError
 from drupe.messages import Language, Message, msg
-from drupe.name_groups import Named, template_of
+from drupe.name_groups import template_of
 from drupe.readers.interface import TensorInfo
 from drupe.readers.strict_json import Json
 from drupe.signals import names
@@ -61,10 +61,11 @@ class Conversion:
 
 def conversion(model: str, like: str, made: Plan, tensors: Mapping[str, TensorInfo]) -> Conversion:
     """The plan with its renames in the fewest words."""
-    outputs = [Named(output.name, output.shape) for output in made.outputs]
-    found = names.compare(outputs, list(tensors.values()), in_file_order=False)
+    modules = names.modules_of(
+        (output.tensors[0], output.name) for output in made.outputs if len(output.tensors) == 1
+    )
     decoded = sum(tensors[output.tensors[0]].is_quantised for output in made.outputs)
-    return Conversion(model, like, made, found.renamed_modules, decoded)
+    return Conversion(model, like, made, modules, decoded)
 
 
 def rename_json(made: Conversion, digests: Mapping[str, str]) -> bytes:

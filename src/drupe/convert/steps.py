@@ -7,14 +7,16 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drupe.convert import blueprint, config, meaning
-from drupe.convert.blueprint import Blueprint
+from drupe.convert.blueprint import Blueprint, layers_of, tower_of
+from drupe.convert.heads import with_copy, without_copy
 from drupe.convert.pieces import Inventory, inventory
 from drupe.convert.plan import Plan, check_dtypes, plan
 from drupe.convert.request import Conversion, conversion, kept_files, pull_request, rename_json
+from drupe.convert.row_order import reordered
 from drupe.convert.running import Run
 from drupe.convert.running import run as run_check
 from drupe.convert.values import Values
@@ -65,8 +67,11 @@ def target_of(like: str, *, offline: bool) -> tuple[Blueprint, Model | None]:
 def plan_for(model: Model, target: Blueprint, source: Model | None, *, run: bool = False) -> Plan:
     """Every tensor of the model in its place: by its role, else by its name, else by its values."""
     assert not isinstance(model.weights, Absent)
-    parts = parts_of(model)
+    parts, dropped = without_copy(parts_of(model), target, Values(model))
     made = plan(parts, target, _heads(model), _named(model, parts, source))
+    made = with_copy(replace(made, dropped=(*made.dropped, *dropped)), parts, target)
+    if parts.pieces and target.parts.paired_rows != parts.paired_rows:
+        made = reordered(made, parts, _heads(model), to_pairs=target.parts.paired_rows)
     check_dtypes(made, model.weights.tensors)
     meaning.check(model, target, made, run=run)
     return made
@@ -78,13 +83,26 @@ def _named(model: Model, parts: Inventory, source: Model | None) -> dict[str, st
         return {}
     assert not isinstance(model.weights, Absent)
     assert not isinstance(source.weights, Absent)
-    theirs = parts_of(source)
     ours = [model.weights.tensors[name] for name in parts.unnamed]
-    free = [source.weights.tensors[name] for name in (theirs.shapes if not parts.pieces else theirs.unnamed)]
+    free = [source.weights.tensors[name] for name in _free(parts, parts_of(source))]
     found = names.translate(ours, free)
     taken = set(found.values())
     rest = [info.name for info in ours if info.name not in found]
     return found | match_tensors(model, source, rest, [info.name for info in free if info.name not in taken])
+
+
+def _free(ours: Inventory, theirs: Inventory) -> list[str]:
+    """Tensors of the source, in its order, that no role of the model will fill."""
+    first = {tower: min(layers) for tower, layers in layers_of(ours).items()}
+    shift = {
+        tower: first.get(tower, min(layers)) - min(layers) for tower, layers in layers_of(theirs).items()
+    }
+    filled = {
+        piece.tensor
+        for (role, layer), piece in theirs.pieces.items()
+        if (role, None if layer is None else layer + shift[tower_of(role)]) in ours.pieces
+    }
+    return [name for name in theirs.shapes if name not in filled]
 
 
 def parts_of(model: Model) -> Inventory:
@@ -148,9 +166,9 @@ def _small_files(
 ) -> dict[str, bytes]:
     files = kept_files(model.tree)
     own = None if isinstance(model.config, Absent) else model.config
-    settings = config.converted(own, target, made.plan)
+    settings = config.converted(own, target, made.plan, parts_of(model))
     if settings is not None:
-        files["config.json"] = settings
+        files[settings[0]] = settings[1]
     files[RENAME] = rename_json(made, digests)
     command = shlex.join(["drupe", "convert", made.model, "--like", made.like, "-o", "converted"])
     files[REQUEST] = pull_request(made, command)

@@ -38,6 +38,7 @@ class Field:
     name: str
     kind: str
     keys: tuple[str, ...]
+    meta: tuple[str, ...]
     gguf: tuple[str, ...]
     low: float
     high: float
@@ -95,14 +96,15 @@ def load_dialects(table: Mapping[str, object]) -> Dialects:
 
 
 def _field(name: str, entry: Mapping[str, object]) -> Field:
-    _only(entry, {"kind", "keys", "gguf", "low", "high"}, name)
+    _only(entry, {"kind", "keys", "meta", "gguf", "low", "high"}, name)
     kind = entry["kind"]
     if kind not in _KINDS:
         raise ValueError(f"config_dialects: {name}: unknown kind {kind!r}")
     low, high = entry.get("low", 0 if kind == "count" else 1), entry.get("high", math.inf)
     if not isinstance(low, int | float) or not isinstance(high, int | float) or low > high:
         raise ValueError(f"config_dialects: {name}: bad range")
-    return Field(name, str(kind), _texts(entry["keys"]), _texts(entry["gguf"]), low, high)
+    meta = _texts(entry.get("meta", []))
+    return Field(name, str(kind), _texts(entry["keys"]), meta, _texts(entry["gguf"]), low, high)
 
 
 def _only(table: Mapping[str, object], allowed: set[str], where: str) -> None:
@@ -213,7 +215,10 @@ def _build(
 def _spellings(raw: Mapping[str, Json], field: Field) -> list[tuple[str, object]]:
     """Every place in which a field is spelled, the nested configurations first."""
     places = [f"{nested}.{key}" for nested in dialects().nested for key in field.keys]
-    return [(path, value) for path in [*places, *field.keys] if (value := _walk(raw, path)) is not None]
+    meta = field.meta if "dim" in raw else ()
+    return [
+        (path, value) for path in [*places, *field.keys, *meta] if (value := _walk(raw, path)) is not None
+    ]
 
 
 def _walk(raw: Mapping[str, Json], path: str) -> object:

@@ -135,6 +135,17 @@ def translate(suspect: Sequence[Named | TensorInfo], source: Sequence[Named | Te
     return found
 
 
+def modules_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The fewest substitutions that lead from the first names to the second, pair by pair known."""
+    templates = dict.fromkeys((template_of(old)[0], template_of(new)[0]) for old, new in pairs)
+    told = [(old, new) for old, new in templates if max(len(old), len(new)) <= MAX_TEMPLATE]
+    return _modules([_pair(*(_pattern(text) for text in both)) for both in told])
+
+
+def _pattern(template: str) -> _Pattern:
+    return _Pattern(template, tuple(re.split(r"[./]", template)), ((), 0), frozenset(), 0)
+
+
 def _key(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape regardless of orientation: Conv1D and Linear store the same matrix either way."""
     return tuple(sorted(shape))
