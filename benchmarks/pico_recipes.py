@@ -14,8 +14,26 @@ FILE_BYTES = 120_000  # no single licence or module may fill a corpus
 
 
 @dataclass(frozen=True, slots=True)
+class Family:
+    """An architecture and its sizes. ``tokenizer``: a key of TOKENIZERS; ``experts``: of a mixture, two a token."""
+
+    kind: str  # llama | qwen2 | qwen3 | mixtral | gpt2 | neox | bert | t5
+    tokenizer: str
+    hidden: int
+    layers: int
+    heads: int
+    ffn: int
+    kv: int = 0
+    tied: bool = False
+    experts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model: ``seed`` draws the initial weights, ``order`` the batches; ``parent`` replaces the seed."""
+    """One model: ``seed`` draws the initial weights, ``order`` the batches; ``parent`` replaces the seed.
+
+    ``rank``, ``modules``: of a low-rank update that is trained alone and merged in, when the stage is ``lora``.
+    """
 
     name: str
     family: str
@@ -23,29 +41,40 @@ class Recipe:
     seed: int = 0
     order: int = 0
     parent: str = ""
-    stage: str = "train"  # train | tune (short, small rate) | continue (as long as the training)
+    stage: str = "train"  # train | tune (short, small rate) | continue (as long as the training) | lora
+    rank: int = 0
+    modules: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The size of every family and the length of the trainings."""
+    """The families of a set and the length of the trainings."""
 
     vocabulary: int
     steps: int
-    sizes: dict[str, dict[str, int | bool]]
+    families: dict[str, Family]
     recipes: tuple[Recipe, ...]
 
+
+# name -> algorithm and corpus
+TOKENIZERS = {
+    "llama": ("bpe", "source"),
+    "gpt2": ("bpe", "headers"),
+    "bert": ("wordpiece", "licences"),
+    "words": ("bpe", "docstrings"),
+    "unigram": ("unigram", "docstrings"),
+}
 
 # Families: llama (r*), wide (w*, a Llama that no map takes to r*), qwen2 (q*), gpt2 (g*), bert (b*).
 PICO = Scale(
     vocabulary=1024,
     steps=500,
-    sizes={
-        "llama": {"hidden": 64, "layers": 4, "heads": 4, "kv": 2, "ffn": 128, "tied": True},
-        "wide": {"hidden": 48, "layers": 3, "heads": 4, "kv": 2, "ffn": 160, "tied": False},
-        "qwen2": {"hidden": 48, "layers": 3, "heads": 4, "kv": 2, "ffn": 128, "tied": True},
-        "gpt2": {"hidden": 48, "layers": 3, "heads": 4, "ffn": 192},
-        "bert": {"hidden": 48, "layers": 3, "heads": 4, "ffn": 192},
+    families={
+        "llama": Family("llama", "llama", 64, 4, 4, 128, kv=2, tied=True),
+        "wide": Family("llama", "llama", 48, 3, 4, 160, kv=2),
+        "qwen2": Family("qwen2", "llama", 48, 3, 4, 128, kv=2, tied=True),
+        "gpt2": Family("gpt2", "gpt2", 48, 3, 4, 192),
+        "bert": Family("bert", "bert", 48, 3, 4, 192),
     },
     recipes=(
         Recipe("r0", "llama", "source", seed=0, order=0),
@@ -69,7 +98,7 @@ PICO = Scale(
 ZOO = Scale(
     vocabulary=2048,
     steps=600,
-    sizes={"llama": {"hidden": 128, "layers": 6, "heads": 4, "kv": 2, "ffn": 352, "tied": False}},
+    families={"llama": Family("llama", "llama", 128, 6, 4, 352, kv=2)},
     recipes=(
         Recipe("r0", "llama", "source", seed=0, order=0),
         Recipe("r1", "llama", "source", seed=1, order=1),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pico_recipes import SCALES, Recipe, Scale, corpus
+from pico_recipes import SCALES, TOKENIZERS, Family, Recipe, Scale, corpus
 
 # A neighbour of this script must not hide a package of the imports below.
 sys.path.remove(str(Path(__file__).resolve().parent))
@@ -30,6 +30,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import tokenizers
 import torch
 import transformers
+from torch.nn.utils import parametrize
 
 POSITIONS = 128
 # (windows per batch, tokens per window); masked tokens teach slowly: BERT trains four times as long
@@ -37,25 +38,29 @@ SHAPES = {"bert": (64, 32)}
 SHAPE = (16, POSITIONS)
 PATIENCE = {"bert": 4}
 WARM_UP = 30
-RATES = {"train": 3e-3, "tune": 1e-4, "continue": 2e-3}
-TUNE_STEPS = 60
+RATES = {"train": 3e-3, "tune": 1e-4, "continue": 2e-3, "lora": 1e-3}
+STEPS = {"tune": 60, "lora": 80}
 MASKED = 0.3  # BERT's share of masked tokens
 SPECIALS = ["<unk>", "<s>", "</s>"]
 BERT_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MASK_ID = BERT_SPECIALS.index("[MASK]")
-# Families with a tokenizer of their own: r, w and q share one, as the members of a real family do.
-TOKENIZER_CORPORA = {"llama": "source", "gpt2": "headers", "bert": "licences"}
-TOKENIZER_OF = {"llama": "llama", "wide": "llama", "qwen2": "llama", "gpt2": "gpt2", "bert": "bert"}
 
 
-def train_tokenizer(kind: str, vocabulary: int) -> tokenizers.Tokenizer:
-    """A byte-level BPE, or BERT's WordPiece, of ``vocabulary`` pieces."""
-    texts = corpus(TOKENIZER_CORPORA[kind])
-    if kind == "bert":
+def train_tokenizer(name: str, vocabulary: int) -> tokenizers.Tokenizer:
+    """A byte-level BPE, BERT's WordPiece or T5's Unigram, of ``vocabulary`` pieces."""
+    kind, texts = TOKENIZERS[name][0], corpus(TOKENIZERS[name][1])
+    if kind == "unigram":
+        piece = tokenizers.Tokenizer(tokenizers.models.Unigram())
+        piece.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+        piece.decoder = tokenizers.decoders.Metaspace()
+        trainer: Any = tokenizers.trainers.UnigramTrainer(
+            vocab_size=vocabulary, special_tokens=SPECIALS, unk_token=SPECIALS[0], show_progress=False
+        )
+    elif kind == "wordpiece":
         piece = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
         piece.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
         piece.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-        trainer: Any = tokenizers.trainers.WordPieceTrainer(
+        trainer = tokenizers.trainers.WordPieceTrainer(
             vocab_size=vocabulary, special_tokens=BERT_SPECIALS, show_progress=False, limit_alphabet=200
         )
     else:
@@ -83,10 +88,15 @@ class Data:
 
     def tokenizer(self, family: str) -> tokenizers.Tokenizer:
         """The family's tokenizer: a finished model's if there is one, so that ``--only`` adds to a set."""
-        kind = TOKENIZER_OF[family]
+        families = self._scale.families
+        kind = families[family].tokenizer
         if kind not in self._tokenizers:
-            kin = [r.name for r in self._scale.recipes if TOKENIZER_OF[r.family] == kind]
-            done = [path for name in kin if (path := self._out / name / "tokenizer.json").exists()]
+            kin = [r.name for r in self._scale.recipes if families[r.family].tokenizer == kind]
+            files = [
+                self._out / f"tokenizer-{kind}.json",
+                *(self._out / name / "tokenizer.json" for name in kin),
+            ]
+            done = [path for path in files if path.exists()]
             self._tokenizers[kind] = (
                 tokenizers.Tokenizer.from_file(str(done[0]))
                 if done
@@ -96,7 +106,7 @@ class Data:
 
     def stream(self, family: str, name: str) -> torch.Tensor:
         """A corpus as one long row of token ids."""
-        key = (TOKENIZER_OF[family], name)
+        key = (self._scale.families[family].tokenizer, name)
         if key not in self._streams:
             encoded = self.tokenizer(family).encode_batch(corpus(name), add_special_tokens=False)
             ids = np.concatenate([np.asarray(e.ids, dtype=np.int64) for e in encoded])
@@ -104,53 +114,81 @@ class Data:
         return self._streams[key]
 
 
-def blank_model(family: str, scale: Scale) -> Any:
+def blank_model(family: Family, vocabulary: int) -> Any:
     """An initialised model of the family; the caller has seeded torch."""
-    size = scale.sizes[family]
-    common: dict[str, Any] = {"vocab_size": scale.vocabulary, "hidden_size": size["hidden"]}
-    if family == "gpt2":
-        return transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(
-                vocab_size=scale.vocabulary,
-                n_embd=size["hidden"],
-                n_layer=size["layers"],
-                n_head=size["heads"],
-                n_positions=POSITIONS,
-                bos_token_id=1,
-                eos_token_id=2,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
+    common: dict[str, Any] = {"vocab_size": vocabulary, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = {
+        "hidden_size": family.hidden,
+        "num_hidden_layers": family.layers,
+        "num_attention_heads": family.heads,
+        "intermediate_size": family.ffn,
+        "max_position_embeddings": POSITIONS,
+    }
+    grouped = {"num_key_value_heads": family.kv, "tie_word_embeddings": family.tied}
+    match family.kind:
+        case "gpt2":
+            gpt2 = {"n_embd": family.hidden, "n_layer": family.layers, "n_head": family.heads}
+            gpt2 |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0)
+            config = transformers.GPT2Config(**common, **gpt2, n_positions=POSITIONS)
+            return transformers.GPT2LMHeadModel(config)
+        case "bert":
+            dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+            del common["bos_token_id"], common["eos_token_id"]
+            config = transformers.BertConfig(**common, **sizes, **dropout, type_vocab_size=2)
+            return transformers.BertForMaskedLM(config)
+        case "t5":
+            t5 = {"d_model": family.hidden, "d_ff": family.ffn, "num_layers": family.layers}
+            t5 |= {"num_heads": family.heads, "d_kv": family.hidden // family.heads}
+            config = transformers.T5Config(
+                **common,
+                **t5,
+                dropout_rate=0.0,
+                feed_forward_proj="gated-gelu",
+                pad_token_id=0,
+                decoder_start_token_id=0,
+                tie_word_embeddings=False,
             )
-        )
-    common |= {"num_hidden_layers": size["layers"], "num_attention_heads": size["heads"]}
-    common |= {"intermediate_size": size["ffn"], "max_position_embeddings": POSITIONS}
-    if family == "bert":
-        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        return transformers.BertForMaskedLM(transformers.BertConfig(**common, **dropout, type_vocab_size=2))
-    common |= {"num_key_value_heads": size["kv"], "tie_word_embeddings": bool(size["tied"])}
-    common |= {"bos_token_id": 1, "eos_token_id": 2}
-    if family == "qwen2":
-        return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**common))
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**common))
+            return transformers.T5ForConditionalGeneration(config)
+        case "neox":
+            return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**common, **sizes))
+        case "qwen2":
+            return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**common, **sizes, **grouped))
+        case "qwen3":
+            size = {"head_dim": family.hidden // family.heads, "attention_bias": True}
+            return transformers.Qwen3ForCausalLM(
+                transformers.Qwen3Config(**common, **sizes, **grouped, **size)
+            )
+        case "mixtral":
+            experts = {"num_local_experts": family.experts, "num_experts_per_tok": 2, "sliding_window": None}
+            config = transformers.MixtralConfig(**common, **sizes, **grouped, **experts)
+            return transformers.MixtralForCausalLM(config)
+        case _:
+            return transformers.LlamaForCausalLM(transformers.LlamaConfig(**common, **sizes, **grouped))
+
+
+def class_for(kind: str) -> Any:
+    """The class that loads a model of the kind with its head."""
+    return {
+        "bert": transformers.AutoModelForMaskedLM,
+        "t5": transformers.AutoModelForSeq2SeqLM,
+    }.get(kind, transformers.AutoModelForCausalLM)
 
 
 def start(recipe: Recipe, scale: Scale, out: Path) -> Any:
     """The model before its training: fresh from its seed, or its parent as it was saved (bf16)."""
+    family = scale.families[recipe.family]
     if recipe.parent:
-        auto = (
-            transformers.AutoModelForMaskedLM
-            if recipe.family == "bert"
-            else transformers.AutoModelForCausalLM
-        )
-        return auto.from_pretrained(out / recipe.parent, dtype=torch.float32)
+        return class_for(family.kind).from_pretrained(out / recipe.parent, dtype=torch.float32)
     torch.manual_seed(recipe.seed)
-    return blank_model(recipe.family, scale)
+    return blank_model(family, scale.vocabulary)
 
 
-def loss_of(model: Any, family: str, batch: torch.Tensor, dice: torch.Generator) -> torch.Tensor:
-    """Next-token loss, or for BERT the loss on masked tokens."""
-    if family != "bert":
+def loss_of(model: Any, kind: str, batch: torch.Tensor, dice: torch.Generator) -> torch.Tensor:
+    """Next-token loss; for BERT the loss on masked tokens, for T5 that of the second half after the first."""
+    if kind == "t5":
+        half = batch.shape[1] // 2
+        return model(input_ids=batch[:, :half], labels=batch[:, half:].contiguous()).loss  # type: ignore[no-any-return]
+    if kind != "bert":
         logits = model(input_ids=batch[:, :-1]).logits
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
     masked = torch.rand(batch.shape, generator=dice) < MASKED
@@ -158,16 +196,39 @@ def loss_of(model: Any, family: str, batch: torch.Tensor, dice: torch.Generator)
     return torch.nn.functional.cross_entropy(logits[masked], batch[masked])
 
 
-def train(model: Any, recipe: Recipe, stream: torch.Tensor, steps: int) -> list[float]:
+class LowRank(torch.nn.Module):
+    """A weight plus a product of two small matrices, the second of which begins at zero."""
+
+    def __init__(self, weight: torch.Tensor, rank: int) -> None:
+        super().__init__()
+        rows, columns = weight.shape
+        self.down = torch.nn.Parameter(torch.randn(rank, columns) / columns**0.5)
+        self.up = torch.nn.Parameter(torch.zeros(rows, rank))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The sum; scaled by two, as usual (alpha = 2 rank)."""
+        return weight + 2.0 * self.up @ self.down
+
+
+def add_low_rank(model: Any, rank: int, modules: str) -> list[torch.nn.Module]:
+    """Freeze the model and put a trainable low-rank update on the linear modules of these names."""
+    model.requires_grad_(requires_grad=False)
+    found = [m for name, m in model.named_modules() if name.rpartition(".")[2] in modules.split()]
+    for module in found:
+        parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank))
+    return found
+
+
+def train(model: Any, recipe: Recipe, kind: str, stream: torch.Tensor, steps: int) -> list[float]:
     """AdamW (0.9, 0.95), weight decay 0.1 on matrices, warm-up, cosine to 10 %; returns the losses."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and p.requires_grad]
+    vectors = [p for p in model.parameters() if p.ndim < 2 and p.requires_grad]
     rate = RATES[recipe.stage]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
     dice = torch.Generator().manual_seed(1000 + recipe.order)
-    batch, window = SHAPES.get(recipe.family, SHAPE)
-    window += recipe.family != "bert"  # one more token, as the target of the last
+    batch, window = SHAPES.get(kind, SHAPE)
+    window += kind not in ("bert", "t5")  # one more token, as the target of the last
     losses: list[float] = []
     model.train()
     for step in range(steps):
@@ -175,7 +236,7 @@ def train(model: Any, recipe: Recipe, stream: torch.Tensor, steps: int) -> list[
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / WARM_UP) * cosine
         at = torch.randint(len(stream) - window, (batch, 1), generator=dice)
-        loss = loss_of(model, recipe.family, stream[at + torch.arange(window)], dice)
+        loss = loss_of(model, kind, stream[at + torch.arange(window)], dice)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -184,21 +245,22 @@ def train(model: Any, recipe: Recipe, stream: torch.Tensor, steps: int) -> list[
     return losses
 
 
-def save(model: Any, folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    """A Hugging Face style folder: bf16 weights, config.json, tokenizer.json without indentation."""
-    model.to(torch.bfloat16).save_pretrained(folder)
+def save(model: Any, folder: Path, tokenizer: tokenizers.Tokenizer, dtype: torch.dtype) -> None:
+    """A Hugging Face style folder: weights, config.json, tokenizer.json without indentation."""
+    model.to(dtype).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     (folder / "generation_config.json").unlink(missing_ok=True)
     text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
     (folder / "tokenizer.json").write_text(text + "\n", "utf-8")
 
 
-def reference_logits(folder: Path, family: str) -> list[float]:
+def reference_logits(folder: Path, kind: str) -> list[float]:
     """What ``transformers`` computes with the saved model: the first logits after ids 5 to 20."""
-    auto = transformers.AutoModelForMaskedLM if family == "bert" else transformers.AutoModelForCausalLM
-    model = auto.from_pretrained(folder, dtype=torch.float32)
+    model = class_for(kind).from_pretrained(folder, dtype=torch.float32)
+    ids = torch.arange(5, 21)[None]
     with torch.no_grad():
-        logits = model(input_ids=torch.arange(5, 21)[None]).logits[0, -1, :8]
+        inputs = {"input_ids": ids, "labels": ids} if kind == "t5" else {"input_ids": ids}
+        logits = model(**inputs).logits[0, -1, :8]
     return [round(value, 4) for value in logits.tolist()]
 
 
@@ -206,16 +268,27 @@ def make(recipe: Recipe, scale: Scale, out: Path, data: Data) -> dict[str, Any]:
     """Trains and saves one model; returns its line of the training log."""
     begin = time.perf_counter()
     model = start(recipe, scale, out)
-    steps = TUNE_STEPS if recipe.stage == "tune" else scale.steps * PATIENCE.get(recipe.family, 1)
-    losses = train(model, recipe, data.stream(recipe.family, recipe.corpus), steps)
-    save(model, out / recipe.name, data.tokenizer(recipe.family))
+    kind = scale.families[recipe.family].kind
+    steps = STEPS.get(recipe.stage, scale.steps * PATIENCE.get(kind, 1))
+    updated = add_low_rank(model, recipe.rank, recipe.modules) if recipe.stage == "lora" else []
+    losses = train(model, recipe, kind, data.stream(recipe.family, recipe.corpus), steps)
+    for module in updated:
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    dtype = torch.float32 if updated else torch.bfloat16
+    save(model, out / recipe.name, data.tokenizer(recipe.family), dtype)
     return {
         "steps": steps,
-        "logits": reference_logits(out / recipe.name, recipe.family),
+        "logits": reference_logits(out / recipe.name, kind),
         "loss_first": round(losses[0], 3),
         "loss_last": round(float(np.mean(losses[-20:])), 3),
         "seconds": round(time.perf_counter() - begin, 1),
     }
+
+
+def write_log(log: Path, entries: dict[str, dict[str, Any]]) -> None:
+    """Add the lines of some models to the training log."""
+    done = json.loads(log.read_text("utf-8")) if log.exists() else {}
+    log.write_text(json.dumps(done | entries, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def main() -> None:
@@ -241,9 +314,7 @@ def main() -> None:
     for recipe in (recipe for recipe in scale.recipes if recipe.name in wanted):
         entry = make(recipe, scale, arguments.out, data)
         print(recipe.name, json.dumps(entry), flush=True)
-        done = json.loads(log.read_text("utf-8")) if log.exists() else {}
-        done[recipe.name] = entry
-        log.write_text(json.dumps(done, indent=1, sort_keys=True) + "\n", "utf-8")
+        write_log(log, {recipe.name: entry})
 
 
 if __name__ == "__main__":

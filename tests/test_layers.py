@@ -61,9 +61,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("division",),
     # what needs the tensors of both models
     ("residual", "lattice", "recover.units", "recover.parts", "recover.spectrum", "recover.adapt"),
+    ("recover.merge",),
     ("recover.tokens", "recover.adapter_factors"),
     ("recover.profile", "recover.admissible", "recover.contents", "recover.adapters", "recover.tensors"),
-    ("recover.rotation", "recover.profile_opaque", "recover.permuted"),
+    ("recover.rotation", "recover.hidden", "recover.profile_opaque", "recover.permuted"),
     ("recover.align",),
     ("recover.refine",),
     ("recover.refine",),

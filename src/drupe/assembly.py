@@ -17,6 +17,7 @@ from drupe.diagnose import Diagnosis, Kind, Origin, PartResult, Transformation, 
 from drupe.diagnose.kinds import Value
 from drupe.division import Part, divide
 from drupe.messages import Message, msg
+from drupe.recover.merge import find_mixture
 from drupe.roles import is_table_role
 from drupe.signals import declared
 from drupe.signals.interface import Component, Finding, Measured, Skipped
@@ -25,6 +26,16 @@ from drupe.signals.sketch.compare import compare as compare_sketches
 from drupe.signals.sketch.facts import WeightFacts
 from drupe.subject import Subject
 
+_TRAINED = frozenset(
+    {
+        Kind.FINE_TUNED,
+        Kind.CONTINUED_PRETRAINING,
+        Kind.LOW_RANK_UPDATE,
+        Kind.UNKNOWN_CHANGE,
+        Kind.GAUSSIAN_NOISE,
+    }
+)
+"""Changes of one source that a mixture with others may explain better."""
 MIN_OVERLAP = 0.3
 """Share of the values in matrices of equal size from which two parts may be the same part."""
 _STRENGTH = (
@@ -55,7 +66,38 @@ def examine(suspect: Subject, sources: Sequence[Subject], budget: Budget = AUTO)
             compare(suspect, sources[0], budget)
         )  # nothing corresponds: that is a result of the whole
     level = next((level for level in ("headers", "sample") if level in levels), "full")
-    return _combine(replace(whole, level=level), results, suspect, sources)
+    combined = _combine(replace(whole, level=level), results, suspect, sources)
+    return _merged(combined, suspect, sources) if len(mine) == 1 and level == "full" else combined
+
+
+def _merged(found: Diagnosis, suspect: Subject, sources: Sequence[Subject]) -> Diagnosis:
+    """The same with the parents named, when several of the sources together explain what one of them does not."""
+    models = [side.model for side in sources if side.model is not None]
+    is_open = suspect.model is not None and len(models) == len(sources)
+    if found.origin is not Origin.DESCENT or not is_open or not _TRAINED & found.kinds:
+        return found
+    assert suspect.model is not None
+    mixture = find_mixture(suspect.model, models)
+    if mixture is None:
+        return found
+    parents: list[Value] = [
+        {"name": _name_of(sources[k], k), "source": k, "share": None if share is None else round(share, 4)}
+        for k, share in mixture.shares
+    ]
+    change = Transformation(Kind.MERGED, {"parents": parents, "method": mixture.method})
+    others = tuple(item for item in found.transformations if item.kind not in _TRAINED)
+    reason = msg("diagnosis.merged", count=len(parents), rest=f"{mixture.unexplained:.2f}")
+    return replace(
+        found,
+        transformations=(change, *others),
+        direction="suspect_from_source",
+        reasons=(*found.reasons, reason),
+    )
+
+
+def _name_of(source: Subject, number: int) -> str:
+    names = source.fingerprint.declared.names
+    return names[0] if names else f"source {number + 1}"
 
 
 def _examine_adapter(suspect: Subject, sources: Sequence[Subject], budget: Budget) -> Diagnosis:

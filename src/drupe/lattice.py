@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from drupe.readers.interface import FloatArray
 from drupe.stats import excess_kurtosis
 
-LATTICE_GROUPS = (0, 256, 128, 64, 32)
+LATTICE_GROUPS = (0, 256, 128, 64, 32, 16)
 """Group sizes along a row that are tried, largest first; 0 = the whole row."""
 UNIFORM_KURTOSIS = -0.4
 BEYOND_GRID = 0.02

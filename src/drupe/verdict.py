@@ -161,6 +161,8 @@ def _relation_of_descent(d: Diagnosis) -> Relation:
         return Relation.PARTIAL
     if d.unchanged and not d.kinds - {Kind.RENAMED, Kind.RESHARDED}:
         return Relation.IDENTICAL if not d.kinds else Relation.EQUIVALENT
+    if d.direction == "siblings":
+        return Relation.COMMON_SOURCE
     return Relation.EQUIVALENT if d.kinds <= SURFACE else Relation.DERIVED
 
 
@@ -229,6 +231,8 @@ def _summary(label: Label, components: Mapping[Component, ComponentVerdict], d: 
     relation = components[Component.WEIGHTS].relation
     if Kind.ADAPTER in d.kinds:
         return msg("adapters.summary")
+    if label is Label.DERIVATIVE and relation is Relation.COMMON_SOURCE:
+        return msg("verdict.summary_siblings")
     if label is Label.DERIVATIVE and relation is Relation.PARTIAL:
         return msg("verdict.summary_partial", share=f"{d.shared_fraction:.0%}")
     if label is Label.SAME_DESIGN and relation is Relation.SHARED_INITIALISATION:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from drupe.comparison import Comparison
 from drupe.diagnose.kinds import Kind, Transformation, Value
 from drupe.diagnose.residual import classify
 from drupe.fingerprint import Fingerprint
 from drupe.messages import Message, msg
-from drupe.recover.findings import Basis, Lineage
+from drupe.recover.findings import Basis, Lineage, PairFacts
+from drupe.recover.parts import dense_role
 
 
 def transformations_of(c: Comparison) -> tuple[tuple[Transformation, ...], bool, tuple[Message, ...]]:
@@ -22,7 +25,14 @@ def transformations_of(c: Comparison) -> tuple[tuple[Transformation, ...], bool,
             changes.insert(0, Transformation(Kind.PERMUTED, {"what": "units"}))
         return tuple(changes + surface), unchanged, () if unchanged else (msg("diagnosis.change_untold"),)
     outcome = classify(c, c.lineage)
-    changes = [*outcome.changes, *_layers(c, c.lineage), *_vocabulary(c), *_moved(c.lineage), *surface]
+    more = [
+        *_experts(c.lineage),
+        *_widths(c.lineage),
+        *_layers(c, c.lineage),
+        *_vocabulary(c),
+        *_moved(c.lineage),
+    ]
+    changes = [*outcome.changes, *more, *surface]
     return tuple(changes), outcome.unchanged and not changes, outcome.reasons
 
 
@@ -38,8 +48,9 @@ def _renamed(c: Comparison) -> list[Transformation]:
     left, right = c.suspect.weights.matrices, c.source.weights.matrices
     renamed = {
         right[match.source].tensor: left[match.suspect].tensor
-        for match in (c.lineage.evidence.matched if c.lineage else c.sketch.matched)
+        for match in (c.lineage.evidence.strong if c.lineage else c.sketch.matched)
         if right[match.source].tensor != left[match.suspect].tensor
+        and not _is_expert_of(left[match.suspect].role, right[match.source].role)
         and not {right[match.source].role, left[match.suspect].role} <= {"embed", "head"}  # a tied head
     }
     if not renamed:
@@ -103,9 +114,50 @@ def _vocabulary(c: Comparison) -> list[Transformation]:
 def _moved(lineage: Lineage) -> list[Transformation]:
     found = [
         Transformation(Kind.PERMUTED, {"what": what})
-        for what in ("units", "heads")
-        if any(pair.moved == what for pair in lineage.pairs if pair.proven)
+        for what in ("units", "heads", "vocabulary")
+        if any(pair.moved == what and pair.reordered for pair in lineage.pairs if pair.proven)
     ]
+    hidden = lineage.hidden
+    if hidden is not None and hidden.kept == 1.0:
+        found.insert(0, Transformation(Kind.PERMUTED, {"what": "hidden", "negated": hidden.flipped}))
     if lineage.basis is Basis.ROTATED:
         found.insert(0, Transformation(Kind.ROTATED))
     return found
+
+
+def _is_expert_of(suspect: str | None, source: str | None) -> bool:
+    """Whether a role is that of an expert, and the other the same one in a model without experts."""
+    return suspect is not None and suspect != source and dense_role(suspect) == source
+
+
+def _is_upcycled(pair: PairFacts) -> bool:
+    return _is_expert_of(pair.place[0], pair.source.role)
+
+
+def _experts(lineage: Lineage) -> list[Transformation]:
+    """The FFN of a dense source as the experts of a mixture: copies of it, or parts."""
+    found = [pair for pair in lineage.pairs if pair.proven and _is_upcycled(pair)]
+    if not found:
+        return []
+    count = len({pair.place[0].rpartition(".")[0] for pair in found})
+    layers = {str(i): j for i, j in lineage.layer_map}
+    kept = round(float(np.median([min(1.0, pair.suspect.size / pair.source.size) for pair in found])), 4)
+    return [Transformation(Kind.MOE_UPCYCLED, {"experts": count, "map": layers, "kept": kept})]
+
+
+def _widths(lineage: Lineage) -> list[Transformation]:
+    """Dimensions of the residual stream, and units of the FFN, that were left out."""
+    kept: dict[str, Value] = {}
+    if lineage.hidden is not None and lineage.hidden.kept < 1.0:
+        kept["hidden"] = round(lineage.hidden.kept, 4)
+    shares = [
+        pair.suspect.rows / pair.source.rows
+        for pair in lineage.pairs
+        if pair.proven
+        and pair.moved == "units"
+        and pair.place[0].rpartition(".")[2] == "up"
+        and not _is_upcycled(pair)
+    ]
+    if shares and float(np.median(shares)) < 1.0:
+        kept["units"] = round(float(np.median(shares)), 4)
+    return [Transformation(Kind.WIDTH_PRUNED, {"kept": kept})] if kept else []

@@ -17,9 +17,31 @@ from drupe.diagnose.kinds import Kind, Transformation
 from drupe.diagnose.origin import Origin, origin_of
 from drupe.diagnose.result import Diagnosis
 from drupe.messages import Message, msg
+from drupe.recover.findings import PairFacts
 from drupe.recover.units import SIGNIFICANT_Z
 from drupe.uninformative import State
 
+MIN_LONG, LONG_CHANGE = 8, 0.3
+"""Pairs, and their median relative change, from which a direction is read off a long change."""
+DIRECTIONS = {
+    "suspect_from_source": (-0.25, 0.15),
+    "siblings": (0.25, 0.75),
+    "source_from_suspect": (0.85, 1.25),
+}
+"""Ranges of t; beyond them the change is a scale or a merge. Parents of the development zoo are within 0.07 of 0."""
+SLACK = 0.15
+"""By which two standard errors may reach beyond a range."""
+_ARTEFACTS = frozenset(
+    {Kind.QUANTISED, Kind.PRUNED, Kind.DEPTH_UPSCALED, Kind.CAST, Kind.WIDTH_PRUNED, Kind.MOE_UPCYCLED}
+)
+"""What is made of a source and cannot be undone: the side that has it came after."""
+_PLAIN_TRAINING = frozenset(
+    {
+        *(Kind.CONTINUED_PRETRAINING, Kind.PERMUTED, Kind.ROTATED, Kind.RENAMED),
+        Kind.RESHARDED,
+        Kind.VOCABULARY_CHANGED,
+    }
+)
 STRONG = 4.0
 """Median z of the proven pairs, in units of the threshold, from which an unproven pair is a stranger."""
 
@@ -109,8 +131,39 @@ def _direction(c: Comparison, transformations: Sequence[Transformation]) -> str:
         return "source_from_suspect"
     if c.suspect.storage.quantised_bits and c.source.storage.quantised_bits:
         return "undetermined"
-    cues = (Kind.QUANTISED, Kind.PRUNED, Kind.DEPTH_UPSCALED, Kind.CAST)
-    return "suspect_from_source" if any(kind in kinds for kind in cues) else "undetermined"
+    if _ARTEFACTS & set(kinds):
+        return "suspect_from_source"
+    return _direction_of_change(c) if set(kinds) <= _PLAIN_TRAINING else "undetermined"
+
+
+def _direction_of_change(c: Comparison) -> str:
+    """Which end of a long change is its beginning: D leaves the ancestor in a direction of its own.
+
+    t = -<A, D> / <D, D> of every pair, with scale = <A, B> / <A, A> and rho = |D| / |A|: t = (1 - scale) / rho^2.
+    0 when the source A is the ancestor, 1 when the suspect is, |dA|^2 / (|dA|^2 + |dB|^2) from a common one. Short
+    changes (rho < 0.3) spread over all of them.
+    """
+    if c.lineage is None or not c.lineage.full:
+        return "undetermined"
+    long = [p for p in c.lineage.pairs if p.proven and p.place[1] is not None and p.residual.rho > 0]
+    if len(long) < MIN_LONG or float(np.median([pair.residual.rho for pair in long])) < LONG_CHANGE:
+        return "undetermined"
+    t, error = _ancestry(long)
+    for name, (least, most) in DIRECTIONS.items():
+        if least - SLACK <= t - 2 * error and t + 2 * error <= most + SLACK and least <= t <= most:
+            return name
+    return "undetermined"
+
+
+def _ancestry(pairs: Sequence[PairFacts]) -> tuple[float, float]:
+    """t over all pairs, each by the energy of its change, and its standard error, roles taken as clusters."""
+    energy = np.array([pair.residual.rho**2 * pair.suspect.size for pair in pairs])
+    moved = np.array([(1.0 - pair.residual.scale) * pair.suspect.size for pair in pairs])
+    roles = sorted({pair.place[0] for pair in pairs})
+    index = np.array([roles.index(pair.place[0]) for pair in pairs])
+    by_role = np.bincount(index, moved) / np.bincount(index, energy)
+    error = float(np.std(by_role, ddof=1) / np.sqrt(len(roles))) if len(roles) > 1 else 1.0
+    return float(moved.sum() / energy.sum()), error
 
 
 def _damage(c: Comparison) -> tuple[Message, ...]:

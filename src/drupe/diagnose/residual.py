@@ -57,6 +57,8 @@ MIN_PRUNED = 0.05
 MAX_FEW_ROWS = 0.5
 KEPT_EQUAL = 0.99
 LATTICE_SHARE = 0.5
+RANK_SLACK = 0.15
+"""Share of a rank that rounding may add to it in single matrices."""
 MIN_TRAINED_EDGE = 1.05
 """Mean edge below which a trained component, however significant, is too small to be named."""
 
@@ -94,9 +96,11 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
         return Outcome((Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": None}),), False, ())
     if any(pair.negated for pair in lineage.pairs if pair.proven):
         return _negated(lineage, pairs)
-    if all(pair.residual.equal == 1.0 for pair in pairs):
-        return _equal(c, lineage)
     pool = _pool(pairs)
+    if all(pair.residual.equal == 1.0 for pair in pairs):
+        if any(pair.folded is not None for pair in pairs):  # equal only after scales were undone
+            return _with_outside(_factors(pairs), lineage, pool)
+        return _equal(c, lineage)
     cast = _cast(c, pairs)
     if cast is not None:
         return _with_outside(Outcome((cast,), False, (msg("diagnosis.cast_exact"),)), lineage, pool)
@@ -334,10 +338,13 @@ def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome
     largest = max(pair.residual.rho if pair.folded is None else pair.folded.rho for pair in pairs)
     if rest > SCALE_TOLERANCE or largest < 2 * SCALE_TOLERANCE:
         return None
+    return _factors(pairs)
+
+
+def _factors(pairs: Sequence[PairFacts]) -> Outcome:
     factors = {pair.suspect.label: round((pair.folded or pair.residual).scale, 5) for pair in pairs[:64]}
-    return Outcome(
-        (Transformation(Kind.RESCALED, {"factors": factors}),), False, (msg("diagnosis.rescaled"),)
-    )
+    change = Transformation(Kind.RESCALED, {"factors": factors})
+    return Outcome((change,), False, (msg("diagnosis.rescaled"),))
 
 
 def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
@@ -390,9 +397,12 @@ def _low_rank(lineage: Lineage) -> int | None:
     side = 1 << 30 if lineage.full else SAMPLE_ROWS
     limits = [min(pair.suspect.rows, pair.suspect.columns, side) / 4 for pair in known]
     ranks = [pair.residual.rank or 0 for pair in known]
-    if not any(ranks) or any(rank > limit for rank, limit in zip(ranks, limits, strict=True)):
+    if not any(ranks):
         return None
-    return int(np.median([rank for rank in ranks if rank]))
+    rank = Counter(rank for rank in ranks if rank).most_common(1)[0][0]
+    most = rank + max(1.0, RANK_SLACK * rank)  # rounding may add a direction
+    low = [found <= max(limit, most) for found, limit in zip(ranks, limits, strict=True)]
+    return rank if all(low) and rank <= float(np.median(limits)) else None
 
 
 def _is_rewrite(pool: _Pool, lineage: Lineage) -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 
 from drupe.model import Block, Matrix
 from drupe.readers.interface import FloatArray
-from drupe.recover.parts import HIDDEN_ROLES, Parts, Place
+from drupe.recover.hidden import HiddenMap
+from drupe.recover.parts import HIDDEN_ROLES, Parts, Place, dense_role
 from drupe.recover.rotation import undo_rotation
 from drupe.recover.tokens import TokenRows, shared_tokens
 from drupe.recover.units import (
@@ -49,6 +50,7 @@ class Plan:
     layer_map: tuple[tuple[int, int], ...]
     rotation: FloatArray | None
     full: bool
+    hidden: HiddenMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class AlignedPair:
     """Whether the suspect's values are as stored (no rotation, no folding): grids are visible only then."""
     z: float
     moved: str | None = None
+    reordered: bool = False
+    """Whether what moved stands in another order, not only with gaps."""
     negated: bool = False
     """The suspect's values are the source's times a negative factor; they were negated back."""
     control: float = 0.0
@@ -102,14 +106,26 @@ def _token_pair(
     mine, theirs = a.places[place], b.places.get(place)
     if theirs is None and place[0] == "head":  # a tied head is the embedding
         theirs = b.places.get(("embed", None))
-    if theirs is None or mine.columns != theirs.columns:
+    if theirs is None or (mine.columns != theirs.columns and plan.hidden is None):
         return None
-    if mine.rows == theirs.rows or tokens is None or not plan.full:
-        return _plain(a, b, place, place, plan, crop=True)
+    in_place = _plain(a, b, place, place, plan, crop=True) if mine.rows == theirs.rows else None
+    if in_place is not None and in_place.proven:
+        return in_place
+    if tokens is None or not plan.full:
+        return in_place or _plain(a, b, place, place, plan, crop=True)
     suspect, source = a.model.load(mine)[tokens.suspect], b.model.load(theirs)[tokens.source]
+    if plan.hidden is not None:
+        moved = plan.hidden.apply(place[0], source)
+        source = source if moved is None else moved
+    if suspect.shape != source.shape:
+        return None
     if plan.rotation is not None:
         suspect = undo_rotation(place[0], suspect, plan.rotation)
-    return AlignedPair(place, mine, theirs, suspect, source, False, row_permutation_z(suspect, source))
+    z = row_permutation_z(suspect, source)
+    found = AlignedPair(place, mine, theirs, suspect, source, False, z)
+    if mine.rows != theirs.rows:
+        return found
+    return replace(found, moved="vocabulary", reordered=True) if found.proven else in_place
 
 
 def _plain(
@@ -121,16 +137,21 @@ def _plain(
     *,
     crop: bool = False,
 ) -> AlignedPair | None:
-    """Rows in place; in a rotated basis the gains are folded and the rotation undone."""
+    """Rows in place; in a rotated basis the gains are folded and the rotation undone.
+
+    FFN matrices of another number of units are kept as they are: their rows are still to be found.
+    """
     left, right = a.places.get(mine), b.places.get(theirs)
     if right is None and theirs[0] == "head":
         right = b.places.get(("embed", None))
-    if left is None or right is None or left.columns != right.columns:
+    if left is None or right is None:
         return None
-    if left.rows != right.rows and not crop:
+    loaded = _both(a, b, left, right, mine[0], plan, crop=crop)
+    if loaded is None:
         return None
-    rows = min(left.rows, right.rows)
-    suspect, source = (_values(p, m, rows, plan.full) for p, m in ((a, left), (b, right)))
+    suspect, source = loaded
+    if suspect.shape != source.shape:
+        return AlignedPair(mine, left, right, suspect, source, plan.rotation is None, 0.0)
     suspect, source = _drop_empty_rows(suspect, source)
     if plan.rotation is not None:
         suspect = undo_rotation(mine[0], _folded(a, mine, suspect), plan.rotation)
@@ -139,14 +160,42 @@ def _plain(
     negated = z <= -SIGNIFICANT_Z
     if negated:
         suspect, z = -suspect, -z
-    return AlignedPair(mine, left, right, suspect, source, plan.rotation is None, z, None, negated)
+    return AlignedPair(mine, left, right, suspect, source, plan.rotation is None, z, negated=negated)
 
 
-def _values(parts: Parts, matrix: Matrix, rows: int, full: bool) -> FloatArray:
+def _both(
+    a: Parts, b: Parts, left: Matrix, right: Matrix, role: str, plan: Plan, *, crop: bool
+) -> tuple[FloatArray, FloatArray] | None:
+    """Values of both sides, the source's in the suspect's dimensions; None when they cannot correspond."""
+    if plan.hidden is not None:
+        moved = plan.hidden.apply(role, b.model.load(right))
+        if moved is None:
+            return None
+        suspect = a.model.load(left)
+        source = moved[: len(suspect)] if crop else moved
+        suspect = suspect[: len(source)] if crop else suspect
+    else:
+        axis = int(role.rpartition(".")[2] == "down")  # of the units
+        sizes = ((left.rows, left.columns), (right.rows, right.columns))
+        differs = [mine != theirs for mine, theirs in zip(*sizes, strict=True)]
+        if (differs[1] and not (axis == 1 and plan.full)) or (differs[0] and not crop and not plan.full):
+            return None
+        rows = min(left.rows, right.rows) if crop else None
+        suspect, source = (_values(p, m, rows, plan.full) for p, m in ((a, left), (b, right)))
+    if suspect.shape == source.shape:
+        return suspect, source
+    units = role.rpartition(".")[2]
+    fits = units in ("gate", "up") and suspect.shape[1] == source.shape[1]
+    fits |= units == "down" and suspect.shape[0] == source.shape[0]
+    return (suspect, source) if fits and plan.rotation is None and plan.full else None
+
+
+def _values(parts: Parts, matrix: Matrix, rows: int | None, full: bool) -> FloatArray:
     if full:
         return parts.model.load(matrix)[:rows]
     start, stop = window(matrix.columns)
-    return parts.model.read([Block(matrix, 0, min(rows, SAMPLE_ROWS), start, stop)])[0]
+    most = matrix.rows if rows is None else rows
+    return parts.model.read([Block(matrix, 0, min(most, SAMPLE_ROWS), start, stop)])[0]
 
 
 def _drop_empty_rows(suspect: FloatArray, source: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -167,7 +216,7 @@ def _layer(
     a: Parts, b: Parts, i: int, j: int, plan: Plan, controls: dict[str, float]
 ) -> Iterator[AlignedPair]:
     roles = sorted({role for role, layer in a.places if layer == i and (plan.full or is_sampled(role))})
-    pairs = {role: _plain(a, b, (role, i), (role, j), plan) for role in roles}
+    pairs = {role: _plain(a, b, (role, i), (_dense(role, j, b), j), plan) for role in roles}
     found = {}
     for role, pair in pairs.items():
         if pair is not None:
@@ -175,14 +224,22 @@ def _layer(
                 controls[role] = _control(b, pair, j, plan)
             found[role] = replace(pair, control=controls.get(role, 0.0))
     if plan.full:
+        found = {role: _unless_moved(pair) for role, pair in found.items()}
         for stack in sorted({role[: -len("up")] for role in found if role.rpartition(".")[2] == "up"}):
             found = _undo_units(found, stack)
-        for role in ("q", "k", "v", "o"):
-            if role in found and not _in_place(found[role]):
-                found[role] = _undo_rows(found[role], columns=role == "o")
+        for role, pair in found.items():
+            if role.rpartition(".")[2] in ("q", "k", "v", "o") and not _in_place(pair):
+                found[role] = _undo_rows(pair, columns=role.rpartition(".")[2] == "o")
+        found = {role: pair for role, pair in found.items() if _is_square(pair)}
+        found = {role: _negated_back(pair) for role, pair in found.items()}
     order = {role: place for place, role in enumerate(HIDDEN_ROLES)}
     for role in sorted(found, key=lambda r: order.get(r, 99)):
         yield found[role]
+
+
+def _dense(role: str, layer: int, source: Parts) -> str:
+    """The role in a source that has no experts: any of them may be a copy of its FFN."""
+    return role if (role, layer) in source.places else dense_role(role)
 
 
 def _control(b: Parts, pair: AlignedPair, layer: int, plan: Plan) -> float:
@@ -190,7 +247,7 @@ def _control(b: Parts, pair: AlignedPair, layer: int, plan: Plan) -> float:
 
     The smallest: a start with structure raises all layers, a repeated layer only some. 0 without another layer.
     """
-    role = pair.place[0]
+    role = pair.source.role or pair.place[0]
     others = [other for other in b.layers if other != layer and (role, other) in b.places]
     if not others:
         return 0.0
@@ -203,15 +260,37 @@ def _other_z(b: Parts, pair: AlignedPair, role: str, layer: int, plan: Plan) -> 
     if (matrix.rows, matrix.columns) != (pair.source.rows, pair.source.columns):
         return 0.0
     values = _values(b, matrix, matrix.rows, plan.full)
+    if plan.hidden is not None:
+        moved = plan.hidden.apply(role, values)
+        values = values if moved is None else moved
     if plan.rotation is not None:
         values = _folded(b, (role, layer), values)
     rows = min(len(values), len(pair.suspect_values))
     return abs(row_permutation_z(pair.suspect_values[:rows], values[:rows]))
 
 
+def _is_square(pair: AlignedPair) -> bool:
+    """Whether both sides have one shape: units of another number were found."""
+    return pair.suspect_values.shape == pair.source_values.shape
+
+
+def _unless_moved(pair: AlignedPair) -> AlignedPair:
+    """Heads in another order may look negated, row by row: the sign is judged again when rows have moved."""
+    if not pair.negated or relative_change(pair) < MOVED_CHANGE:
+        return pair
+    return replace(pair, suspect_values=-pair.suspect_values, z=-pair.z, negated=False)
+
+
+def _negated_back(pair: AlignedPair) -> AlignedPair:
+    """A pair that no map explains better than a negative factor."""
+    if pair.negated or pair.moved is not None or pair.z > -SIGNIFICANT_Z:
+        return pair
+    return replace(pair, suspect_values=-pair.suspect_values, z=-pair.z, negated=True)
+
+
 def _in_place(pair: AlignedPair) -> bool:
     """Proven as it stands, and so alike that no row can have moved."""
-    return pair.proven and relative_change(pair) < MOVED_CHANGE
+    return pair.proven and _is_square(pair) and relative_change(pair) < MOVED_CHANGE
 
 
 def relative_change(pair: AlignedPair) -> float:
@@ -229,7 +308,8 @@ def _undo_units(found: dict[str, AlignedPair], stack: str) -> dict[str, AlignedP
     rows = match_rows(_unit_view(found[first], True), _unit_view(found[first], False))
     views = (_unit_view(found[second], True), _unit_view(found[second], False))
     z = mapped_z(*views, rows)
-    if z < SIGNIFICANT_Z or z < MOVED_GAIN * mapped_z(*views, in_order(rows)):
+    stays = mapped_z(*views, in_order(rows)) if _is_square(found[second]) else 0.0
+    if z < SIGNIFICANT_Z or z < MOVED_GAIN * stays:
         return found
     undone = dict(found)
     for role in votes:
@@ -259,7 +339,10 @@ def _move(pair: AlignedPair, rows: RowMap, *, columns: bool, z: float) -> Aligne
     suspect = suspect[:, found] if columns else suspect[found]
     source = source[:, partner] if columns else source[partner]
     kind = "units" if pair.place[0].rpartition(".")[2] in ("gate", "up", "down") else "heads"
-    return replace(pair, suspect_values=suspect, source_values=source, z=z, moved=kind, control=0.0)
+    reordered = bool((np.diff(partner) < 0).any())
+    return replace(
+        pair, suspect_values=suspect, source_values=source, z=z, moved=kind, reordered=reordered, control=0.0
+    )
 
 
 def spread(layers: Sequence[tuple[int, int]], most: int) -> tuple[tuple[int, int], ...]:

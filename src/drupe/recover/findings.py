@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import numpy as np
+
 from drupe.lattice import DeltaGrid, Lattice
 from drupe.model import Matrix
 from drupe.recover.admissible import Admissible
+from drupe.recover.hidden import HiddenMap
 from drupe.recover.parts import Place
 from drupe.recover.permuted import RowsResult
 from drupe.recover.profile import ProfileResult
@@ -43,8 +46,13 @@ class PairFacts:
     """The grid of the source's own values, with the suspect's distances from it."""
     delta: DeltaGrid | None = None
     negated: bool = False
+    reordered: bool = False
     folded: Residual | None = None
     """Before scales of rows and columns were undone, which explain most of it; None when they do not."""
+
+
+STRONG_SHARE = 0.4
+"""Of the median |z| of the matches: what a match must have before a name or a layer is read off it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,17 @@ class Matches:
     def matched(self) -> tuple[Match, ...]:
         """The significant ones."""
         return tuple(match for match in self.matches if match.significant)
+
+    @property
+    def strong(self) -> tuple[Match, ...]:
+        """The significant ones without those that look like chance beside the others: a map may rest on these.
+
+        Of many matrices a few match a stranger at the level of significance; when rows were permuted, nothing
+        outvotes them.
+        """
+        matched = self.matched
+        least = STRONG_SHARE * float(np.median([abs(match.z) for match in matched])) if matched else 0.0
+        return tuple(match for match in matched if abs(match.z) >= least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +121,8 @@ class Lineage:
     feedback: Feedback | None = None
     tensors: Mapping[str, str] = field(default_factory=dict)
     """Suspect's tensor -> source's, gains and biases too, where names say nothing."""
+    hidden: HiddenMap | None = None
+    """Dimensions of the residual stream that moved, were negated or left out; None when they stand in place."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -22,7 +22,8 @@ from drupe.recover.align import AlignedPair, Plan, align, spread
 from drupe.recover.contents import match_contents
 from drupe.recover.feedback import feedback
 from drupe.recover.findings import Basis, Lineage, Matches, PairFacts
-from drupe.recover.parts import Parts, Place, parts_of
+from drupe.recover.hidden import find_hidden
+from drupe.recover.parts import Parts, Place, dense_role, parts_of
 from drupe.recover.permuted import compare_rows
 from drupe.recover.profile_opaque import compare_opaque
 from drupe.recover.refine import refine_rotation
@@ -151,7 +152,8 @@ def _in_place(
     voted = map_layers(mine, theirs, evidence, facts)
     layer_map = _complete(mine, theirs, voted)
     chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
-    pairs, arrays = _measure(mine, theirs, Plan(chosen, None, full))
+    hidden = find_hidden(mine, theirs) if full and _is_narrower(mine, theirs) else None
+    pairs, arrays = _measure(mine, theirs, Plan(chosen, None, full, hidden))
     doubtful = 2 * sketch.agreement - 1 < PLAIN_CORRELATION
     vectors = _compare_vectors(a, b) if full else (None, None)
     profile = _NO_PROFILE
@@ -170,7 +172,14 @@ def _in_place(
         tables_only=bool(pairs) and not any(pair.proven and _is_hidden(pair.place) for pair in pairs),
         feedback=feedback(a, b, pairs, sparing=not full) if full or escalate else None,
         tensors=match_tensors(a, b, _names(a), _names(b)) if full and _opaque(a, b) else {},
+        hidden=hidden,
     )
+
+
+def _is_narrower(mine: Parts, theirs: Parts) -> bool:
+    """Whether the suspect's residual stream has fewer dimensions."""
+    left, right = mine.places.get(("embed", None)), theirs.places.get(("embed", None))
+    return left is not None and right is not None and left.columns < right.columns
 
 
 def _names(model: Model) -> Sequence[str]:
@@ -186,6 +195,11 @@ def _rotated(
 ) -> Lineage:
     """Units answer alike, nothing agrees in place: find the rotation, refine it, measure what is left."""
     layer_map = _complete(mine, theirs, profile.layer_map)
+    hidden = find_hidden(mine, theirs) if full else None
+    if hidden is not None:
+        pairs, _ = _measure(mine, theirs, Plan(layer_map, None, True, hidden))
+        proven = _proven_layers(layer_map, pairs, profile.layer_map)
+        return Lineage(Basis.RAW, evidence, profile, full=True, layer_map=proven, pairs=pairs, hidden=hidden)
     q = find_rotation(mine, theirs)
     if q is None:
         return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
@@ -311,6 +325,8 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
         if on_grid is not None and lattice is not None and not explains(lattice):
             lattice = None  # the source's own grid, still to be seen in the suspect
         delta = delta_grid(source, values)
+        if delta is None and pair.suspect.transposed:
+            delta = delta_grid(source.T, values.T)
     return PairFacts(
         pair.place,
         pair.suspect,
@@ -324,6 +340,7 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
         source_lattice=on_grid,
         delta=delta,
         negated=pair.negated,
+        reordered=pair.reordered,
         folded=folded,
     )
 
@@ -348,7 +365,7 @@ def map_layers(
     """
     left, right = ({m: p for p, m in parts.places.items()} for parts in (mine, theirs))
     votes: dict[int, Counter[int]] = {}
-    for match in evidence.matched:
+    for match in evidence.strong:
         here = left.get(facts[0].matrices[match.suspect])
         there = right.get(facts[1].matrices[match.source])
         if here and there and here[1] is not None and there[1] is not None:
@@ -372,8 +389,12 @@ def _borrow(
     """Parts of both sides; names that say nothing get the places of what they were matched with."""
     mine: dict[Matrix, Place] = {}
     theirs: dict[Matrix, Place] = {}
-    for number, match in enumerate(evidence.matches if _opaque(a, b) else evidence.matched):
+    for number, match in enumerate(evidence.matches if _opaque(a, b) else evidence.strong):
         left, right = facts[0].matrices[match.suspect], facts[1].matrices[match.source]
+        if right.role is not None and right.role == dense_role(left.role or ""):
+            continue  # an expert, or the same role
+        if is_table_role(left.role) and is_table_role(right.role):
+            continue  # a head that was untied
         if right.role is not None and left.role != right.role:  # opaque, or claiming another role than it has
             mine[left] = (right.role, right.layer)
         elif left.role is not None and right.role is None:
@@ -389,15 +410,20 @@ def _compare_vectors(a: Model, b: Model) -> tuple[float | None, float | None]:
 
     A gain w that is stored as 1 + w (Gemma in GGUF) is the same gain.
     """
-    mine, theirs = _vectors(a), _vectors(b)
+    theirs = _vectors(b)
+    known_sizes = {values.size for values in theirs} - (_units(a) - _units(b))  # of other units: no such vector
+    mine = [values for values in _vectors(a) if values.size in known_sizes]
     if not mine:
         return None, None
     known = {values.tobytes() for values in theirs}
     equal = sum(values.tobytes() in known for values in mine) / len(mine)
-    sizes = {values.size for values in mine}
-    tables = {size: np.stack(found) for size in sizes if (found := [v for v in theirs if v.size == size])}
-    distances = [_nearest(values, tables[values.size]) for values in mine if values.size in tables]
-    return equal, float(np.median(distances)) if distances else None
+    tables = {size: np.stack([v for v in theirs if v.size == size]) for size in known_sizes}
+    return equal, float(np.median([_nearest(values, tables[values.size]) for values in mine]))
+
+
+def _units(model: Model) -> set[int]:
+    """Numbers of FFN units."""
+    return {m.rows for m in model.matrices if m.role is not None and m.role.rpartition(".")[2] == "up"}
 
 
 def _nearest(values: FloatArray, table: FloatArray) -> float:

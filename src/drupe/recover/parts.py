@@ -26,6 +26,18 @@ _SHARING = re.compile(r"(?:^|\.)(?:experts\.[0-9]+|shared)$")
 """Experts share the norm of their layer."""
 
 
+_EXPERT = re.compile(r"(?<![^.])experts\.[0-9]+\.")
+
+
+def dense_role(role: str) -> str:
+    """The role of an expert's matrix in a model without experts.
+
+    >>> dense_role("experts.3.up"), dense_role("encoder.experts.0.down"), dense_role("q")
+    ('up', 'encoder.down', 'q')
+    """
+    return _EXPERT.sub("", role)
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """A model with its matrices by place. ``places`` may be borrowed from the other side of a match."""
