@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-HERE = Path(__file__).resolve().parent
-for folder in (HERE.parents[1] / "tests", HERE.parent, HERE):
-    sys.path.insert(0, str(folder))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import transform
-from pairs import Pair, pairs
 
 from drupe import workflows
+from pairs import Pair, pairs
 from zoo_files import Checkpoint, read_model, save
 
 _MODELS = ("other", "parents")

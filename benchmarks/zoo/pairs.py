@@ -18,7 +18,7 @@ from recipes import DEV, HELD, ROOTS, family_of, is_held, root_of
 Edit = tuple[str, Mapping[str, Any]]
 COPY = frozenset({"identical", "equivalent"})
 DERIVED = frozenset({"derived", "partial"})
-APART = frozenset({"independent"})
+APART = frozenset({"independent", "inconclusive"})
 SEED = frozenset({"shared_initialisation", "independent", "inconclusive"})
 LLAMA = ("gqa", "mha", "qwen", "deep")
 PLAIN = ("gqa", "mha", "deep")
@@ -47,7 +47,7 @@ class Pair:
     @property
     def related(self) -> bool:
         """Whether it is a positive."""
-        return self.relations in (COPY, DERIVED)
+        return self.relations <= COPY | DERIVED
 
     @property
     def held(self) -> bool:

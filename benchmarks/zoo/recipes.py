@@ -81,7 +81,7 @@ _CHILDREN: dict[str, tuple[tuple[str, str, str, int, str], ...]] = {
 
 
 def recipes() -> tuple[Recipe, ...]:
-    """Roots ``gqa0``, ``gqa1`` ..., same-seed siblings ``gqa0_seed0`` ..., children ``gqa0_ft`` ...; parents first."""
+    """Roots (``gqa0``, ``gqa1``), same-seed siblings (``gqa0_seed0``), children (``gqa0_ft``); parents first."""
     made: list[Recipe] = []
     for place, (family, corpora) in enumerate(_ROOTS.items()):
         first = 1000 * (place + 1)

@@ -195,7 +195,7 @@ def arithmetic(model: Checkpoint, *, parents: Mapping[str, Checkpoint], scale: f
 
 
 def dare(model: Checkpoint, *, parents: Mapping[str, Checkpoint], drop: float, seed: int = 0) -> Checkpoint:
-    """DARE (Yu et al., ICML 2024): of every parent's change a random share is dropped, the rest scaled up; averaged."""
+    """DARE (Yu et al., ICML 2024): a random share of every parent's change is dropped, the rest scaled; averaged."""
     dice = np.random.default_rng(seed)
 
     def rule(name: str, base: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def examine(suspect: Subject, sources: Sequence[Subject], budget: Budget = AUTO)
         return _examine_adapter(suspect, sources, budget)
     mine = divide(suspect)
     theirs = [(number, part) for number, source in enumerate(sources) for part in divide(source)]
-    if len(mine) == 1 and len(theirs) == 1:
+    if len(mine) == 1 and (len(theirs) == 1 or (len(sources) == 1 and _is_opaque(suspect))):
         return diagnose(compare(suspect, sources[0], budget))
     whole = compare(suspect, sources[0], budget, deep=False)
     levels = {coverage_level(suspect, source, budget) for source in sources}
@@ -68,6 +68,12 @@ def examine(suspect: Subject, sources: Sequence[Subject], budget: Budget = AUTO)
     level = next((level for level in ("headers", "sample") if level in levels), "full")
     combined = _combine(replace(whole, level=level), results, suspect, sources)
     return _merged(combined, suspect, sources) if len(mine) == 1 and level == "full" else combined
+
+
+def _is_opaque(suspect: Subject) -> bool:
+    """Whether no name tells a role: then nothing divides the model, and its matrices may be of any part."""
+    matrices = suspect.fingerprint.weights.matrices
+    return bool(matrices) and not any(matrix.role for matrix in matrices)
 
 
 def _merged(found: Diagnosis, suspect: Subject, sources: Sequence[Subject]) -> Diagnosis:

@@ -18,6 +18,7 @@ from drupe.recover.adapt import adapt
 from drupe.recover.adapters import Declared, Deltas, adapter_findings, against_base, compare_deltas
 from drupe.recover.findings import Lineage
 from drupe.recover.lineage import investigate
+from drupe.recover.quoted import quoted
 from drupe.signals import declared, genome, names, structure
 from drupe.signals.interface import Component, Effect, Finding, Measured, Skipped
 from drupe.signals.sketch import compare as sketch
@@ -245,4 +246,4 @@ def _deep(
         return None, (Skipped("weights.profile", Component.WEIGHTS, reason),)
     facts = (suspect.fingerprint.weights, source.fingerprint.weights)
     lineage = investigate(a, b, result, facts, full=level == "full", escalate=budget.escalate)
-    return lineage, lineage.findings
+    return lineage, (*lineage.findings, *(quoted(a, b, facts) if level == "full" else ()))

@@ -411,7 +411,9 @@ def _compare_vectors(a: Model, b: Model) -> tuple[float | None, float | None]:
     A gain w that is stored as 1 + w (Gemma in GGUF) is the same gain.
     """
     theirs = _vectors(b)
-    known_sizes = {values.size for values in theirs} - (_units(a) - _units(b))  # of other units: no such vector
+    known_sizes = {values.size for values in theirs} - (
+        _units(a) - _units(b)
+    )  # of other units: no such vector
     mine = [values for values in _vectors(a) if values.size in known_sizes]
     if not mine:
         return None, None

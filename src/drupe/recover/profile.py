@@ -41,6 +41,18 @@ CONTROL = 1.5
 """The mean hits of the layers that do not correspond, times this, bound the null from below."""
 
 
+STACKS = ("", "encoder.", "decoder.", "experts.0.")
+Roles = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """The two roles whose matrices vote on each side."""
+
+    suspect: Roles
+    source: Roles
+
+
 @dataclass(frozen=True, slots=True)
 class ProfileResult:
     """Hits over the layer pairs tested, and each suspect layer's best partner."""
@@ -75,19 +87,22 @@ def compare(
     votes = _vote_roles(a, b)
     if votes is None:
         return skipped("profile.no_ffn")
-    pairs = _layer_pairs(a, b, votes[1], layer_pairs, sparing=sparing)
+    pairs = _layer_pairs(a, b, votes, layer_pairs, sparing=sparing)
     if not pairs:
         return skipped("profile.no_layers")
-    if sparing and _bytes(b, votes, pairs) > SPARING_BYTES:
+    if sparing and _bytes(b, votes.source, pairs) > SPARING_BYTES:
         return skipped("profile.too_large")
     embeds = (token_table(a, tokens.suspect), token_table(b, tokens.source))
     if layer_pairs is None and not tokens_are_paired(*embeds):
         return skipped("profile.tokens_unpaired")
     table: dict[int, list[tuple[int, int, int]]] = {}
     dependence = 0.0
-    mine = {i: [_profile(a, role, i, embeds[0], MAX_UNITS) for role in votes] for i in {i for i, _ in pairs}}
+    mine = {
+        i: [_profile(a, role, i, embeds[0], MAX_UNITS) for role in votes.suspect]
+        for i in {i for i, _ in pairs}
+    }
     for j in sorted({j for _, j in pairs}):
-        theirs = [_profile(b, role, j, embeds[1], None) for role in votes]
+        theirs = [_profile(b, role, j, embeds[1], None) for role in votes.source]
         dependence = max(dependence, vote_dependence(theirs))
         for i in [i for i, partner in pairs if partner == j]:
             dependence = max(dependence, vote_dependence(mine[i]))
@@ -99,13 +114,14 @@ def compare(
 
 
 def _layer_pairs(
-    a: Parts, b: Parts, role: str, given: Sequence[tuple[int, int]] | None, *, sparing: bool
+    a: Parts, b: Parts, votes: Votes, given: Sequence[tuple[int, int]] | None, *, sparing: bool
 ) -> list[tuple[int, int]]:
     """Layer 0 is left out unless it is all there is."""
     if given is not None:
         return [pair for pair in given if min(pair) > 0 or len(given) == 1]
     left, right = (
-        sorted(layer for name, layer in p.places if name == role and layer is not None) for p in (a, b)
+        sorted(layer for name, layer in parts.places if name == roles[1] and layer is not None)
+        for parts, roles in ((a, votes.suspect), (b, votes.source))
     )
     if not left or not right:
         return []
@@ -120,7 +136,7 @@ def _evenly(layers: Sequence[int], most: int) -> list[int]:
     return [layers[k] for k in sorted(set(np.linspace(0, len(layers) - 1, most).astype(int)))]
 
 
-def _bytes(source: Parts, votes: tuple[str, str], pairs: Sequence[tuple[int, int]]) -> int:
+def _bytes(source: Parts, votes: Roles, pairs: Sequence[tuple[int, int]]) -> int:
     """What the source's whole FFN matrices cost, at 2 bytes a value."""
     sizes = [source.places[role, j].size for role in votes for j in {j for _, j in pairs}]
     return 2 * sum(sizes)
@@ -141,21 +157,33 @@ def skipped(key: str) -> ProfileResult:
     return ProfileResult(False, findings=(Skipped(SIGNAL, Component.WEIGHTS, msg(key)),))
 
 
-def _vote_roles(a: Parts, b: Parts) -> tuple[str, str] | None:
+def _vote_roles(a: Parts, b: Parts) -> Votes | None:
     """The two FFN roles that vote, in the stack with most layers on both sides (encoder before decoder).
 
-    Of a mixture the first expert votes, unless more layers are dense.
+    Of a mixture the first expert votes, unless more layers are dense. Only where no stack is on both sides, one is
+    set against another: a mixture may have been made of a dense model.
     """
-    best: tuple[int, tuple[str, str] | None] = (0, None)
-    for stack in ("", "encoder.", "decoder.", "experts.0."):
-        kinds = [_votes_of({role for role, _ in parts.places}, stack) for parts in (a, b)]
-        if kinds[0] is not None and kinds[0] == kinds[1]:
-            depth = min(sum(role == kinds[0][1] for role, _ in parts.places) for parts in (a, b))
-            best = max(best, (depth, kinds[0]), key=lambda entry: entry[0])
-    return best[1]
+    same = [(stack, stack) for stack in STACKS]
+    others = [(one, other) for one in STACKS for other in STACKS if one != other]
+    for choices in (same, others):
+        best: tuple[int, Votes | None] = (0, None)
+        for left, right in choices:
+            mine, theirs = (
+                _votes_of({role for role, _ in parts.places}, stack)
+                for parts, stack in ((a, left), (b, right))
+            )
+            if mine is None or theirs is None or mine[0][len(left) :] != theirs[0][len(right) :]:
+                continue
+            depth = min(
+                sum(role == roles[1] for role, _ in parts.places) for parts, roles in ((a, mine), (b, theirs))
+            )
+            best = max(best, (depth, Votes(mine, theirs)), key=lambda entry: entry[0])
+        if best[1] is not None:
+            return best[1]
+    return None
 
 
-def _votes_of(roles: set[str], stack: str) -> tuple[str, str] | None:
+def _votes_of(roles: set[str], stack: str) -> Roles | None:
     gate, up, down = (stack + role for role in ("gate", "up", "down"))
     if {gate, up} <= roles:
         return gate, up
