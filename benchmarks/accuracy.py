@@ -47,7 +47,15 @@ ROWS: dict[str, tuple[str, ...]] = {
     "fine-tune": ("fine-tune",),
     "long continued pretraining, siblings": ("continued-pretraining", "siblings"),
     "FFN or head permutation": ("permuted",),
-    "others (scale, prune, low rank, vocabulary)": ("scaled", "rescaled", "pruned", "low-rank", "vocabulary"),
+    "others (scale, prune, low rank, vocabulary)": (
+        "scaled",
+        "rescaled",
+        "pruned",
+        "low-rank",
+        "vocabulary",
+        "folded",
+    ),
+    "units or dimensions left out, experts": ("width", "upcycled"),
     "damaged (NaN, zeros, constants)": ("one-layer", "constant", "all-"),
 }
 INNOCENT = frozenset({"same_design", "unrelated"})

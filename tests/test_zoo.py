@@ -260,6 +260,12 @@ def test_edits_leave_their_input_alone_and_an_unknown_one_is_refused(r0: Checkpo
         "merge": {"other": "r1"},
         "poison": {"value": 0.0},
         "set_config": {"values": {"vocab_size": 1}},
+        "prune_units": {"keep": 0.5},
+        "prune_hidden": {"keep": 0.5},
+        "slerp": {"other": "r1", "share": 0.5},
+        "arithmetic": {"parents": {"r1": clone(r0)}, "scale": 0.5},
+        "dare": {"parents": {"r1": clone(r0)}, "drop": 0.5},
+        "ties": {"parents": {"r1": clone(r0)}, "density": 0.3},
     }
     before = clone(r0)
     for kind in zoo.EDITS:

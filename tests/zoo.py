@@ -18,6 +18,16 @@ import numpy as np
 
 from zoo_exact import fold_gains, permute_heads, permute_units, rescale_units, rotate
 from zoo_files import Checkpoint, Tensor, Tensors, read_model, save, write_model
+from zoo_maps import (
+    permute_any_units,
+    permute_hidden,
+    permute_vocabulary,
+    prune_hidden,
+    prune_units,
+    rescale_heads,
+    to_experts,
+)
+from zoo_merges import arithmetic, dare, slerp, ties
 from zoo_structure import (
     drop_tokenizer,
     embeddings_from,
@@ -190,6 +200,8 @@ EDITS: dict[str, Edit] = {
         poison,
         drop_tokenizer,
         set_config,
+        *(permute_any_units, permute_hidden, permute_vocabulary, prune_units, prune_hidden, rescale_heads),
+        *(to_experts, slerp, arithmetic, dare, ties),
     )
 }
 

@@ -3,7 +3,7 @@
     python benchmarks/zoo/judge.py zoo results.jsonl
     python benchmarks/zoo/judge.py zoo results.jsonl --only rotated --half dev
 
-Models are those of ``train.py``. Suspects are written to a temporary folder, edited by ``transform.py``.
+Models are those of ``train.py``. Suspects are written to a temporary folder, edited by ``tests/zoo.py``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import transform
 
+import zoo as zoo_edits
 from drupe import workflows
 from pairs import Pair, pairs
 from zoo_files import Checkpoint, read_model, save
@@ -39,7 +39,7 @@ def built(pair: Pair, zoo: Path) -> Checkpoint:
     model = read_model(zoo / pair.suspect)
     for kind, parameters in pair.edits:
         given = {key: _read(value, zoo) if key in _MODELS else value for key, value in parameters.items()}
-        model = transform.apply(model, kind, **given)
+        model = zoo_edits.apply(model, kind, **given)
     if any(kind == "merge" or kind in ("slerp", "dare", "ties", "arithmetic") for kind, _ in pair.edits):
         model = replace(model, extras={})
     return model

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
-import transform
 from recipes import ROOTS, family_of
 
+import zoo as zoo_edits
 from drupe import workflows
 from zoo_files import Checkpoint, read_model, save
 
@@ -69,7 +69,7 @@ def edited(zoo: Path) -> Iterator[str]:
         for strength in strengths:
             found = [
                 label(
-                    transform.apply(read_model(zoo / f"{f}0"), kind, **{parameter: strength}), zoo / f"{f}0"
+                    zoo_edits.apply(read_model(zoo / f"{f}0"), kind, **{parameter: strength}), zoo / f"{f}0"
                 )
                 for f in families
             ]
@@ -79,9 +79,9 @@ def edited(zoo: Path) -> Iterator[str]:
     for sigma in (0.5, 1, 2, 3, 5):
         found = []
         for family in ("gqa", "mha", "deep"):
-            model = transform.apply(read_model(zoo / f"{family}0"), "permute_any_units")
+            model = zoo_edits.apply(read_model(zoo / f"{family}0"), "permute_any_units")
             for kind, options in (("rotate", {}), ("noise", {"sigma": sigma})):
-                model = transform.apply(model, kind, **options)
+                model = zoo_edits.apply(model, kind, **options)
             found.append(label(model, zoo / f"{family}0"))
         cells.append(f"{sigma}: {sum(x in RELATED for x in found)}/{len(found)}")
     yield f"| permuted, rotated, then noise | {'; '.join(cells)} |"

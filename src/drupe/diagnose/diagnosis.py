@@ -29,6 +29,7 @@ DIRECTIONS = {
     "source_from_suspect": (0.85, 1.25),
 }
 """Ranges of t; beyond them the change is a scale or a merge. Parents of the development zoo are within 0.07 of 0."""
+MAX_ZEROS = 0.02
 SLACK = 0.15
 """By which two standard errors may reach beyond a range."""
 _ARTEFACTS = frozenset(
@@ -148,6 +149,8 @@ def _direction_of_change(c: Comparison) -> str:
     long = [p for p in c.lineage.pairs if p.proven and p.place[1] is not None and p.residual.rho > 0]
     if len(long) < MIN_LONG or float(np.median([pair.residual.rho for pair in long])) < LONG_CHANGE:
         return "undetermined"
+    if float(np.median([pair.residual.new_zeros for pair in long])) > MAX_ZEROS:
+        return "undetermined"  # what was cut away looks like a way back
     t, error = _ancestry(long)
     for name, (least, most) in DIRECTIONS.items():
         if least - SLACK <= t - 2 * error and t + 2 * error <= most + SLACK and least <= t <= most:

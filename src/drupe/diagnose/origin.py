@@ -98,8 +98,7 @@ def _origin_of_match(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Mes
     if not _learned_matches(c) and not lineage.profile.significant:
         return Origin.UNDETERMINED, (msg("diagnosis.one_tensor"),), log10_p
     start = lineage.spectrum.start if lineage.spectrum else None
-    trained = lineage.spectrum.trained if lineage.spectrum else True
-    if lineage.profile.significant or (start is Start.LINEAGE and trained) or _plain(c, lineage):
+    if _is_descent(lineage) or _plain(c, lineage):
         reasons: list[Message] = [_sketch_reason(c)]
         if lineage.profile.tested:
             reasons.append(_profile_reason(lineage))
@@ -112,6 +111,9 @@ def _origin_of_match(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Mes
 def _origin_of_part(
     c: Comparison, lineage: Lineage, log10_p: float
 ) -> tuple[Origin, tuple[Message, ...], float | None]:
+    if lineage.basis is Basis.ROTATED and not _is_descent(lineage):
+        reasons = (_profile_reason(lineage), msg("diagnosis.start_or_descent"))
+        return Origin.UNDETERMINED, reasons, lineage.profile.log10_p
     if lineage.basis is Basis.ROTATED:
         return Origin.DESCENT, (_profile_reason(lineage), msg("diagnosis.rotated")), lineage.profile.log10_p
     proven = [pair for pair in lineage.pairs if pair.proven]
@@ -121,6 +123,17 @@ def _origin_of_part(
         z = round(max((pair.z for pair in proven), default=0.0), 1)
         return Origin.DESCENT, (msg("diagnosis.tables_only", names=names, z=z),), log10_p
     return Origin.UNDETERMINED, (msg("diagnosis.tables_doubtful"),), log10_p
+
+
+def _is_descent(lineage: Lineage) -> bool:
+    """Many units answer alike, or the source's learned directions are kept: a shared start explains neither.
+
+    A few units that answer alike are not enough: so do two trainings of one start on one text.
+    """
+    if lineage.profile.proves_descent:
+        return True
+    spectrum = lineage.spectrum
+    return spectrum is not None and spectrum.start is Start.LINEAGE and spectrum.trained
 
 
 def _plain(c: Comparison, lineage: Lineage) -> bool:

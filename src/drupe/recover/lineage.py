@@ -166,7 +166,7 @@ def _in_place(
         full=full,
         layer_map=_proven_layers(layer_map, pairs, voted),
         pairs=pairs,
-        spectrum=spectra.compare(arrays) if full and not profile.significant and doubtful else None,
+        spectrum=spectra.compare(arrays) if full and not profile.proves_descent and doubtful else None,
         vectors_equal=vectors[0],
         vectors_change=vectors[1],
         tables_only=bool(pairs) and not any(pair.proven and _is_hidden(pair.place) for pair in pairs),
@@ -197,9 +197,17 @@ def _rotated(
     layer_map = _complete(mine, theirs, profile.layer_map)
     hidden = find_hidden(mine, theirs) if full else None
     if hidden is not None:
-        pairs, _ = _measure(mine, theirs, Plan(layer_map, None, True, hidden))
-        proven = _proven_layers(layer_map, pairs, profile.layer_map)
-        return Lineage(Basis.RAW, evidence, profile, full=True, layer_map=proven, pairs=pairs, hidden=hidden)
+        pairs, arrays = _measure(mine, theirs, Plan(layer_map, None, True, hidden))
+        return Lineage(
+            Basis.RAW,
+            evidence,
+            profile,
+            full=True,
+            layer_map=_proven_layers(layer_map, pairs, profile.layer_map),
+            pairs=pairs,
+            spectrum=None if profile.proves_descent else spectra.compare(arrays),
+            hidden=hidden,
+        )
     q = find_rotation(mine, theirs)
     if q is None:
         return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
@@ -213,7 +221,7 @@ def _rotated(
         basis, rotation = Basis.RAW, None
     else:
         rotation = refine_rotation(align(mine, theirs, Plan(chosen, q, True)), q)
-    pairs, _ = _measure(mine, theirs, Plan(chosen, rotation, True))
+    pairs, arrays = _measure(mine, theirs, Plan(chosen, rotation, True))
     return Lineage(
         basis,
         evidence,
@@ -221,6 +229,7 @@ def _rotated(
         full=full,
         layer_map=_proven_layers(layer_map, pairs, profile.layer_map),
         pairs=pairs,
+        spectrum=None if profile.proves_descent else spectra.compare(arrays),
     )
 
 

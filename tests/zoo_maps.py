@@ -1,7 +1,4 @@
-"""What people do to weights beyond ``tests/zoo*.py``, for every family of the zoo. Pure: Checkpoint -> Checkpoint.
-
-FFN units are found by the names of all families; rotations and heads only where tests/zoo_exact.py proves them.
-"""
+"""Units, dimensions, tokens and experts: moved, left out or copied. Llama names, units of every family of the zoo."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-import zoo
 from zoo_exact import EMBEDDING, HEAD, WRITERS, depth
 from zoo_files import Checkpoint, Tensor, Tensors
 
@@ -163,77 +159,3 @@ def to_experts(
         tensors[f"{hit[1]}block_sparse_moe.gate.weight"] = router.astype(np.float32)
     kind = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "intermediate_size": units}
     return model.with_tensors(tensors, **kind, num_local_experts=experts, num_experts_per_tok=2)
-
-
-def _mixed(model: Checkpoint, rule: Callable[[str, Tensor], Tensor]) -> Checkpoint:
-    tensors = {name: rule(name, values).astype(np.float32) for name, values in model.tensors.items()}
-    return model.with_tensors(tensors)
-
-
-def slerp(model: Checkpoint, *, other: Checkpoint, share: float) -> Checkpoint:
-    """Spherical interpolation tensor by tensor; ``share`` of this model (as mergekit's slerp)."""
-
-    def rule(name: str, mine: Tensor) -> Tensor:
-        theirs = other.tensors[name]
-        cosine = float((mine * theirs).sum() / (np.linalg.norm(mine) * np.linalg.norm(theirs)))
-        angle = float(np.arccos(np.clip(cosine, -1, 1)))
-        if angle < 1e-4:
-            return share * mine + (1 - share) * theirs
-        return np.asarray(
-            (np.sin(share * angle) * mine + np.sin((1 - share) * angle) * theirs) / np.sin(angle)
-        )
-
-    return _mixed(model, rule)
-
-
-def arithmetic(model: Checkpoint, *, parents: Mapping[str, Checkpoint], scale: float) -> Checkpoint:
-    """Task arithmetic: this base plus ``scale`` times the sum of what the parents changed."""
-    return _mixed(
-        model,
-        lambda name, base: base + np.float32(scale) * sum(p.tensors[name] - base for p in parents.values()),
-    )
-
-
-def dare(model: Checkpoint, *, parents: Mapping[str, Checkpoint], drop: float, seed: int = 0) -> Checkpoint:
-    """DARE (Yu et al., ICML 2024): a random share of every parent's change is dropped, the rest scaled; averaged."""
-    dice = np.random.default_rng(seed)
-
-    def rule(name: str, base: Tensor) -> Tensor:
-        total = np.zeros_like(base)
-        for parent in parents.values():
-            kept = dice.random(base.shape) >= drop
-            total += np.where(kept, (parent.tensors[name] - base) / (1 - drop), 0).astype(np.float32)
-        return base + total / len(parents)
-
-    return _mixed(model, rule)
-
-
-def ties(model: Checkpoint, *, parents: Mapping[str, Checkpoint], density: float) -> Checkpoint:
-    """TIES (Yadav et al., NeurIPS 2023): trim small changes, elect a sign, average those that agree."""
-
-    def rule(name: str, base: Tensor) -> Tensor:
-        changes = np.stack([parent.tensors[name] - base for parent in parents.values()])
-        for change in changes:
-            change[np.abs(change) < np.quantile(np.abs(change), 1 - density)] = 0
-        sign = np.sign(changes.sum(axis=0))
-        agree = (np.sign(changes) == sign) & (changes != 0)
-        return base + np.asarray((changes * agree).sum(axis=0) / np.maximum(agree.sum(axis=0), 1))
-
-    return _mixed(model, rule)
-
-
-EDITS: dict[str, Callable[..., Checkpoint]] = {
-    **zoo.EDITS,
-    **{
-        function.__name__: function
-        for function in (
-            *(permute_any_units, prune_units, prune_hidden, permute_hidden, rescale_heads),
-            *(permute_vocabulary, to_experts, slerp, arithmetic, dare, ties),
-        )
-    },
-}
-
-
-def apply(model: Checkpoint, kind: str, **parameters: Any) -> Checkpoint:
-    """One edit by name."""
-    return EDITS[kind](model, **parameters)
