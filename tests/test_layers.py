@@ -64,6 +64,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recover.merge",),
     ("recover.tokens", "recover.adapter_factors"),
     ("recover.profile", "recover.admissible", "recover.contents", "recover.adapters", "recover.tensors"),
+    ("recover.vectors",),
     ("recover.rotation", "recover.hidden", "recover.quoted", "recover.profile_opaque", "recover.permuted"),
     ("recover.align",),
     ("recover.refine",),

@@ -9,9 +9,12 @@ True
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -213,3 +216,36 @@ def apply(model: Checkpoint, kind: str, **parameters: Any) -> Checkpoint:
     if isinstance(parameters.get("other"), str):
         parameters["other"] = read_model(parameters["other"])
     return EDITS[kind](model, **parameters)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def main() -> None:
+    """``python tests/zoo.py r0 noise sigma=0.1 rename_all -o DIR``: edits in their order, then a model folder."""
+    parser = argparse.ArgumentParser(description="Make an edited model of tests/models.")
+    parser.add_argument("model")
+    parser.add_argument("edits", nargs="*", metavar="EDIT [name=value ...]")
+    parser.add_argument("-o", "--out", required=True)
+    arguments = parser.parse_args()
+    edits: list[tuple[str, dict[str, Any]]] = []
+    for word in arguments.edits:
+        name, is_parameter, value = word.partition("=")
+        if is_parameter:
+            edits[-1][1][name] = _value(value)
+        else:
+            edits.append((name, {}))
+    model = read_model(arguments.model)
+    for name, parameters in edits:
+        for key in parameters.keys() & {"parents"}:
+            parameters[key] = {parent: read_model(parent) for parent in parameters[key].split(",")}
+        model = apply(model, name, **parameters)
+    save(model, Path(arguments.out))
+
+
+if __name__ == "__main__":
+    main()

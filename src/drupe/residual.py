@@ -31,8 +31,8 @@ class Residual:
     that of D with random signs;
     ``new_zeros`` share of entries zeroed; ``kept_equal`` share of equal entries among the others;
     ``after_unit_scale`` |B - diag(c) A|/|B| with the best factor of each row, or of each column; ``changed_rows``
-    share of rows with any change; ``rank`` number of
-    singular values of D above what rounding gives, None when not computed.
+    share of rows with any change; ``two_of_four`` share of groups of four along a row with just two zeros; ``rank``
+    number of singular values of D above what rounding gives, None when not computed.
     """
 
     size: int
@@ -49,6 +49,7 @@ class Residual:
     kept_equal: float
     after_unit_scale: float
     changed_rows: float = 1.0
+    two_of_four: float = 0.0
     rank: int | None = None
 
 
@@ -87,8 +88,15 @@ def measure(source: FloatArray, suspect: FloatArray, dtype: str, *, spectral: bo
         kept_equal=float(same[~zeros].mean()) if not zeros.all() else 0.0,
         after_unit_scale=min(_after_row_scale(a, b), _after_row_scale(a.T, b.T)),
         changed_rows=float((~same).any(axis=1).mean()),
+        two_of_four=_two_of_four(b) if zeros.any() else 0.0,
         rank=None if spectrum is None else residual_rank(spectrum, b, dtype),
     )
+
+
+def _two_of_four(b: FloatArray) -> float:
+    """Share of groups of four neighbours in a row with just two zeros: 1 after 2:4 pruning, 3/8 when half is cut."""
+    fours = b[:, : b.shape[1] // 4 * 4].reshape(-1, 4)
+    return float(((fours == 0).sum(axis=1) == 2).mean()) if fours.size else 0.0
 
 
 def _damaged(size: int) -> Residual:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import numpy as np
+
 from drupe.comparison import Comparison
+from drupe.diagnose.residual import TRAINED_EDGE
 from drupe.messages import Message, msg
 from drupe.recover.findings import Basis, Lineage
 from drupe.recover.spectrum import Start
@@ -13,6 +16,9 @@ from drupe.signals.sketch.compare import SIGNIFICANT
 
 CLOSE_TABLE = 0.5
 """Relative change below which a table of tokens alone proves descent; a shared start is at 0.74 and more."""
+MIN_GAINS = 0.5
+"""Correlation of the gains below which a trained change is no descent: at most 0.46 from a shared start, 0.70 and
+more in descendants, 0.55 when a merge holds two fifths of the source."""
 SUGGESTIVE = -3.0
 """log10 p below which a null result is not taken for independence."""
 
@@ -98,6 +104,9 @@ def _origin_of_match(c: Comparison, lineage: Lineage) -> tuple[Origin, tuple[Mes
     if not _learned_matches(c) and not lineage.profile.significant:
         return Origin.UNDETERMINED, (msg("diagnosis.one_tensor"),), log10_p
     start = lineage.spectrum.start if lineage.spectrum else None
+    if _learned_apart(lineage) and start is not Start.SHARED:
+        r = f"{lineage.gains:.2f}"
+        return Origin.UNDETERMINED, (_sketch_reason(c), msg("diagnosis.learned_apart", r=r)), log10_p
     if _is_descent(lineage) or _plain(c, lineage):
         reasons: list[Message] = [_sketch_reason(c)]
         if lineage.profile.tested:
@@ -123,6 +132,18 @@ def _origin_of_part(
         z = round(max((pair.z for pair in proven), default=0.0), 1)
         return Origin.DESCENT, (msg("diagnosis.tables_only", names=names, z=z),), log10_p
     return Origin.UNDETERMINED, (msg("diagnosis.tables_doubtful"),), log10_p
+
+
+def _learned_apart(lineage: Lineage) -> bool:
+    """Whether the gains, which hold nothing but what was learned, do not correspond although the weights changed.
+
+    So it is when two trainings hardly left the start that they share: then all else agrees as in a descendant. White
+    changes are left to the other rules, since noise on gains hides their correlation as well.
+    """
+    if lineage.gains is None or lineage.gains >= MIN_GAINS:
+        return False
+    changed = [pair.residual for pair in lineage.pairs if pair.proven and pair.residual.edge > 0.0]
+    return bool(changed) and float(np.median([residual.edge for residual in changed])) >= TRAINED_EDGE
 
 
 def _is_descent(lineage: Lineage) -> bool:

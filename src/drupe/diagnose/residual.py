@@ -54,6 +54,8 @@ ROUNDING = 3.0
 FLOAT_ROUNDING = 3e-7
 """Relative change that float32 sums leave when they are taken in another order."""
 MIN_PRUNED = 0.05
+MIN_REGULAR = 0.95
+"""Share of groups of four with just two zeros from which pruning is called 2:4."""
 MAX_FEW_ROWS = 0.5
 KEPT_EQUAL = 0.99
 LATTICE_SHARE = 0.5
@@ -329,7 +331,9 @@ def _pruned(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome |
     kept = float(np.median([pair.residual.kept_equal for pair in pairs]))
     if zeros < MIN_PRUNED or kept < KEPT_EQUAL:
         return None
-    change = Transformation(Kind.PRUNED, {"sparsity": round(zeros, 4), "pattern": None})
+    regular = float(np.median([pair.residual.two_of_four for pair in pairs])) >= MIN_REGULAR
+    pattern = "2:4" if regular else "unstructured"
+    change = Transformation(Kind.PRUNED, {"sparsity": round(zeros, 4), "pattern": pattern})
     return Outcome((change,), False, (msg("diagnosis.pruned", zeros=f"{zeros:.0%}"),))
 
 

@@ -121,6 +121,8 @@ class Lineage:
     feedback: Feedback | None = None
     tensors: Mapping[str, str] = field(default_factory=dict)
     """Suspect's tensor -> source's, gains and biases too, where names say nothing."""
+    gains: float | None = None
+    """Centred correlation of the norm gains at equal places; None where there are none to compare."""
     hidden: HiddenMap | None = None
     """Dimensions of the residual stream that moved, were negated or left out; None when they stand in place."""
 

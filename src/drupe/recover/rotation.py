@@ -14,6 +14,8 @@ from drupe.recover.parts import TOKEN_ROLES, Parts
 from drupe.recover.tokens import shared_tokens
 
 MAX_TOKENS = 8192
+EXACT_WIDTH = 2048
+"""Width up to which the map is computed in float64; beyond, float32 halves the time and costs 1e-5 of the values."""
 
 
 def find_rotation(a: Parts, b: Parts) -> FloatArray | None:
@@ -22,7 +24,8 @@ def find_rotation(a: Parts, b: Parts) -> FloatArray | None:
     mine, theirs = a.load("embed"), b.load("embed")
     if tokens is None or mine is None or theirs is None or mine.shape[1] != theirs.shape[1]:
         return None
-    cross = theirs[tokens.source].T.astype(np.float64) @ mine[tokens.suspect].astype(np.float64)
+    kind = np.float64 if mine.shape[1] <= EXACT_WIDTH else np.float32
+    cross = theirs[tokens.source].T.astype(kind) @ mine[tokens.suspect].astype(kind)
     if not np.isfinite(cross).all():
         return None
     u, _, vt = np.linalg.svd(cross)
