@@ -142,8 +142,10 @@ def _learned_apart(lineage: Lineage) -> bool:
     """
     if lineage.gains is None or lineage.gains >= MIN_GAINS:
         return False
-    changed = [pair.residual for pair in lineage.pairs if pair.proven and pair.residual.edge > 0.0]
-    return bool(changed) and float(np.median([residual.edge for residual in changed])) >= TRAINED_EDGE
+    changed = [pair for pair in lineage.pairs if pair.proven and pair.residual.edge > 0.0]
+    if any(pair.folded is not None for pair in changed):
+        return False  # scales that went into the matrices are missing from the gains
+    return bool(changed) and float(np.median([pair.residual.edge for pair in changed])) >= TRAINED_EDGE
 
 
 def _is_descent(lineage: Lineage) -> bool:

@@ -18,6 +18,7 @@ from drupe.recover.parts import HIDDEN_ROLES, Parts, Place, dense_role
 from drupe.recover.rotation import undo_rotation
 from drupe.recover.tokens import TokenRows, shared_tokens
 from drupe.recover.units import (
+    MAX_ROWS,
     MOVED_GAIN,
     SIGNIFICANT_Z,
     RowMap,
@@ -39,6 +40,8 @@ CONTROL_FACTOR = 2.0
 """z must exceed that of another layer by this factor: starts with structure make all layers alike."""
 TABLE_Z = 12.0
 """Permutation z from which a table of tokens counts as corresponding; up to 7 between independent models."""
+LEAN_ROWS = 4096
+"""Rows of a token table that a lean plan turns back."""
 SAMPLE_ROWS = 64
 """Rows of a matrix that a sampled comparison reads (one window of columns each)."""
 
@@ -51,6 +54,8 @@ class Plan:
     rotation: FloatArray | None
     full: bool
     hidden: HiddenMap | None = None
+    lean: bool = False
+    """Of token tables some rows only: turning all of them back costs more than the layers do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,9 @@ def _plain(
     if suspect.shape != source.shape:
         return AlignedPair(mine, left, right, suspect, source, plan.rotation is None, 0.0)
     suspect, source = _drop_empty_rows(suspect, source)
+    if plan.lean and crop:
+        step = max(1, len(suspect) // LEAN_ROWS)
+        suspect, source = suspect[::step], source[::step]
     if plan.rotation is not None:
         suspect = undo_rotation(mine[0], _folded(a, mine, suspect), plan.rotation)
         source = _folded(b, theirs, source)
@@ -259,14 +267,23 @@ def _other_z(b: Parts, pair: AlignedPair, role: str, layer: int, plan: Plan) -> 
     matrix = b.places[role, layer]
     if (matrix.rows, matrix.columns) != (pair.source.rows, pair.source.columns):
         return 0.0
-    values = _values(b, matrix, matrix.rows, plan.full)
     if plan.hidden is not None:
-        moved = plan.hidden.apply(role, values)
-        values = values if moved is None else moved
+        moved = plan.hidden.apply(role, b.model.load(matrix))
+        values = b.model.load(matrix) if moved is None else moved
+        rows = min(len(values), len(pair.suspect_values))
+        return abs(row_permutation_z(pair.suspect_values[:rows], values[:rows]))
+    if not plan.full:
+        values = _values(b, matrix, matrix.rows, full=False)
+        rows = min(len(values), len(pair.suspect_values))
+        return abs(row_permutation_z(pair.suspect_values[:rows], values[:rows]))
+    count = min(matrix.rows, len(pair.suspect_values))
+    step = max(1, count // MAX_ROWS)
+    chosen = range(0, step * (count // step), step)  # the rows that the test takes, and no others
+    blocks = [Block(matrix, row, row + 1, 0, matrix.columns) for row in chosen]
+    values = np.concatenate(b.model.read(blocks))
     if plan.rotation is not None:
         values = _folded(b, (role, layer), values)
-    rows = min(len(values), len(pair.suspect_values))
-    return abs(row_permutation_z(pair.suspect_values[:rows], values[:rows]))
+    return abs(row_permutation_z(pair.suspect_values[: step * (count // step) : step], values))
 
 
 def _is_square(pair: AlignedPair) -> bool:
@@ -343,6 +360,12 @@ def _move(pair: AlignedPair, rows: RowMap, *, columns: bool, z: float) -> Aligne
     return replace(
         pair, suspect_values=suspect, source_values=source, z=z, moved=kind, reordered=reordered, control=0.0
     )
+
+
+def thinned(pair: AlignedPair, most: int = 1 << 22) -> AlignedPair:
+    """The same with fewer rows, evenly spread, for what is measured by its statistics."""
+    step = max(1, pair.suspect_values.size // most)
+    return replace(pair, suspect_values=pair.suspect_values[::step], source_values=pair.source_values[::step])
 
 
 def spread(layers: Sequence[tuple[int, int]], most: int) -> tuple[tuple[int, int], ...]:

@@ -18,7 +18,7 @@ from drupe.readers.interface import Absent, FloatArray
 from drupe.recover import profile as profiles
 from drupe.recover import spectrum as spectra
 from drupe.recover.admissible import Admissible, admissible
-from drupe.recover.align import AlignedPair, Plan, align, spread
+from drupe.recover.align import AlignedPair, Plan, align, spread, thinned
 from drupe.recover.contents import match_contents
 from drupe.recover.feedback import feedback
 from drupe.recover.findings import Basis, Lineage, Matches, PairFacts
@@ -227,7 +227,7 @@ def _rotated(
         basis, rotation = Basis.RAW, None
     else:
         rotation = refine_rotation(align(mine, theirs, Plan(chosen, q, True)), q) if full else q
-    pairs, arrays = _measure(mine, theirs, Plan(chosen, rotation, True))
+    pairs, arrays = _measure(mine, theirs, Plan(chosen, rotation, True, lean=not full))
     return Lineage(
         basis,
         evidence,
@@ -294,12 +294,13 @@ def _measure(
     # Drawn, not every n-th: a step of a multiple of seven would always meet the same role.
     drawn = set(np.random.default_rng(0).permutation(total)[:SPECTRAL_PAIRS].tolist())
     facts, arrays = [], {}
-    for index, pair in enumerate(align(mine, theirs, plan)):
+    for index, aligned in enumerate(align(mine, theirs, plan)):
+        pair = thinned(aligned) if plan.lean else aligned
         deep = index in drawn or is_table_role(pair.place[0])
         facts.append(_facts(pair, mine.model, deep=deep))
         if index in drawn and pair.proven:
             arrays[index] = (pair.suspect_values, pair.source_values)
-    missed = _changed_unseen(facts)
+    missed = frozenset() if plan.lean else _changed_unseen(facts)
     for index, pair in enumerate(align(mine, theirs, plan)) if missed else ():
         if index in missed:
             facts[index] = _facts(pair, mine.model, deep=True)
