@@ -268,8 +268,9 @@ def _other_z(b: Parts, pair: AlignedPair, role: str, layer: int, plan: Plan) -> 
     if (matrix.rows, matrix.columns) != (pair.source.rows, pair.source.columns):
         return 0.0
     if plan.hidden is not None:
-        moved = plan.hidden.apply(role, b.model.load(matrix))
-        values = b.model.load(matrix) if moved is None else moved
+        values = b.model.load(matrix)
+        moved = plan.hidden.apply(role, values)
+        values = values if moved is None else moved
         rows = min(len(values), len(pair.suspect_values))
         return abs(row_permutation_z(pair.suspect_values[:rows], values[:rows]))
     if not plan.full:
