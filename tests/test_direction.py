@@ -67,3 +67,8 @@ def test_a_shared_start_has_no_direction(tmp_path: Path) -> None:
     for other in ("r3", "r5"):
         found = weights(other, "r0", tmp_path)
         assert (found["relation"], found["direction"]) == ("shared_initialisation", "undetermined")
+
+
+def test_equal_values_in_a_wider_type_have_no_direction(tmp_path: Path) -> None:
+    wider = zoo.apply(read_model("r0"), "cast", to="fp32")
+    assert weights(wider, "r0", tmp_path)["direction"] == "undetermined"

@@ -96,7 +96,7 @@ def _merged(found: Diagnosis, suspect: Subject, sources: Sequence[Subject]) -> D
     return replace(
         found,
         transformations=(change, *others),
-        direction="suspect_from_source",
+        direction=found.direction if mixture.method == "task_arithmetic" else "suspect_from_source",
         reasons=(*found.reasons, reason),
     )
 

@@ -81,3 +81,14 @@ def test_noise_on_a_mixture_is_more_than_rounding(tmp_path: Path) -> None:
     kinds = [change["kind"] for change in weights(noisy, tmp_path, "r0_cpt", "r0_cpt2")["transformations"]]
     assert "merged" not in kinds
     assert np.isfinite(noisy.tensors["model.embed_tokens.weight"]).all()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.9])
+def test_a_parent_is_not_made_of_its_child_and_the_other_parent(share: float, tmp_path: Path) -> None:
+    first, second = read_model("r0_cpt"), read_model("r0_cpt2")
+    child = save(zoo.apply(first, "merge", other=second, share=share), tmp_path / "child")
+    components = compare(str(MODELS / "r0_cpt"), str(child), str(MODELS / "r0_cpt2"))["components"]
+    assert isinstance(components, dict)
+    found = components["weights"]
+    assert isinstance(found, dict)
+    assert "merged" not in [change["kind"] for change in found["transformations"]]

@@ -127,7 +127,8 @@ def _direction(c: Comparison, transformations: Sequence[Transformation]) -> str:
     """Only from artefacts that show who was made of whom: casts, grids, dropped or repeated layers."""
     kinds = {item.kind: item for item in transformations}
     if Kind.CAST in kinds and kinds[Kind.CAST].parameters.get("to") == "F32":
-        return "source_from_suspect"
+        # only a rounding that lost something has a direction; equal values in a wider type may be either's
+        return "source_from_suspect" if _was_rounded(c) else "undetermined"
     if Kind.QUANTISED in kinds and c.source.storage.quantised_bits and not c.suspect.storage.quantised_bits:
         return "source_from_suspect"
     if c.suspect.storage.quantised_bits and c.source.storage.quantised_bits:
@@ -135,6 +136,11 @@ def _direction(c: Comparison, transformations: Sequence[Transformation]) -> str:
     if _ARTEFACTS & set(kinds):
         return "suspect_from_source"
     return _direction_of_change(c) if set(kinds) <= _PLAIN_TRAINING else "undetermined"
+
+
+def _was_rounded(c: Comparison) -> bool:
+    """Whether any proven pair differs at all."""
+    return c.lineage is not None and any(p.proven and p.residual.equal < 1.0 for p in c.lineage.pairs)
 
 
 def _direction_of_change(c: Comparison) -> str:

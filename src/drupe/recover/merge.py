@@ -105,6 +105,8 @@ def _linear(stacks: Sequence[Stack], dtype: str) -> Mixture | None:
     if rest > EXPLAINED or len(used) < 2:
         return None
     outside = any(share < 0 or share > 1 for _, share in used)
+    if outside and len(used) < 3:
+        return None  # a parent is its child less the other parent, too
     return Mixture("task_arithmetic" if outside else "linear", tuple(used), float(rest), len(stacks))
 
 
