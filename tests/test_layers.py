@@ -23,7 +23,7 @@ PACKAGE = ROOT / "src" / "drupe"
 # Lowest first. ``name.*`` is a unit: the modules of that folder or prefix, which may import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("messages", "stats", "model_names", "files"),
+    ("messages", "stats", "model_names", "files", "threads"),
     # where bytes come from
     ("sources.interface", "sources.paths", "sources.urls"),
     ("sources.spans", "sources.transfer", "sources.cache"),
@@ -76,7 +76,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("code_fit",),
     ("comparison",),
     ("diagnose.*",),
-    ("assembly",),
+    ("assembly", "maps"),
     ("verdict",),
     ("document_schema",),
     ("document",),
@@ -113,6 +113,7 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "huggingface_hub": ("sources.hub", "sources.transfer"),
     "httpx": ("sources.transfer",),
     "httpx2": ("sources.transfer",),
+    "threadpoolctl": ("threads",),
     "yaml": ("readers.card",),
     "torch": ("convert.running",),
     "transformers": ("convert.running",),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drupe import threads
 from drupe.errors import DrupeError, SourceError, UsageError
 from drupe.messages import LANGUAGES, Language, msg
 
@@ -30,8 +31,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    # One thread is faster on the small matrices of a sample, and starts faster; the user's choice wins.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    threads.start_with_one()
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -168,6 +168,7 @@ def _add_compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--document", action="append", type=Path, default=[], metavar="FILE", help=_say("document")
     )
+    parser.add_argument("--maps", type=Path, metavar="FILE.npz", help=_say("maps"))
     _add_offline(parser)
     _add_output(parser)
     parser.set_defaults(run=run_compare)
@@ -241,6 +242,7 @@ def run_compare(options: argparse.Namespace) -> int:
             offline=options.offline,
             documents=documents,
             adapter=options.adapter,
+            keep_maps=options.maps,
             notify=notify,
         )
     _emit(report, options)

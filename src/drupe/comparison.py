@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drupe import threads
 from drupe.fingerprint import Fingerprint
 from drupe.messages import msg
 from drupe.model import Model
@@ -245,5 +246,7 @@ def _deep(
         reason = msg("compare.no_weights" if level == "headers" else "compare.needs_weights")
         return None, (Skipped("weights.profile", Component.WEIGHTS, reason),)
     facts = (suspect.fingerprint.weights, source.fingerprint.weights)
-    lineage = investigate(a, b, result, facts, full=level == "full", escalate=budget.escalate)
+    side = max((min(m.rows, m.columns) for m in a.matrices), default=0)
+    with threads.for_side(side):
+        lineage = investigate(a, b, result, facts, full=level == "full", escalate=budget.escalate)
     return lineage, (*lineage.findings, *(quoted(a, b, facts) if level == "full" else ()))

@@ -116,8 +116,8 @@ CONVERGED = 1e-6
 """Relative change of the factors at which their fit ends."""
 
 
-def unit_scales(a: FloatArray, b: FloatArray, rounds: int) -> FloatArray:
-    """Factors r c^T, the same shape as A, with B ~ diag(r) A diag(c): alternating least squares, per row and column.
+def unit_scales(a: FloatArray, b: FloatArray, rounds: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """r (rows,) and c (columns,) with B ~ diag(r) A diag(c): alternating least squares, per row and column.
 
     Folding the gains of a norm into the next matrix scales its columns, folding those of the next layer into this
     one its rows; scales that spare activations in quantisation (AWQ, SmoothQuant) do both.
@@ -129,8 +129,7 @@ def unit_scales(a: FloatArray, b: FloatArray, rounds: int) -> FloatArray:
         before, columns = columns, _quotient(rows @ products, rows**2 @ energies)
         if np.abs(columns - before).max() <= CONVERGED * np.abs(columns).max():
             break
-    factors: FloatArray = np.outer(rows, columns).astype(np.float32)
-    return factors
+    return rows, columns
 
 
 def _quotient(over: NDArray[np.float64], under: NDArray[np.float64]) -> NDArray[np.float64]:

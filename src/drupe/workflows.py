@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from drupe import document, evidence, files
+from drupe import document, evidence, files, maps
 from drupe import fingerprint as fingerprints
 from drupe.assembly import examine
 from drupe.comparison import AUTO, Budget
@@ -51,12 +51,14 @@ def compare(
     offline: bool = False,
     documents: Sequence[Document] = (),
     adapter: str | None = None,
+    keep_maps: Path | None = None,
     notify: Notify = _silent,
 ) -> Report:
     """The evidence and the verdict on one suspect. Raises DrupeError when a side cannot be analysed.
 
     ``further``: more sources, from which some part of the suspect may come. ``documents``: further texts of the
     suspect that may name a source (file name, content). ``adapter``: applied to the suspect before it is compared.
+    ``keep_maps``: the recovered maps are written to this file (maps.py).
     """
     locators = (source, *further)
     notify(msg("progress.reading", locator=suspect))
@@ -70,6 +72,8 @@ def compare(
         rights.append(open_subject(locator, offline=offline))
     notify(msg("progress.comparing"))
     diagnosis = examine(left, rights, budget)
+    if keep_maps is not None:
+        files.write_atomically(keep_maps, maps.to_bytes(diagnosis))
     return document.build(
         judge(diagnosis),
         diagnosis,

@@ -72,8 +72,8 @@ def test_a_rotation_is_found_refined_and_undone(sigma: float, tmp_path: Path) ->
     truth = orthogonal(64, 3)
     first = find_rotation(mine, theirs)
     assert first is not None
-    refined = refine_rotation(align(mine, theirs, Plan(SAME, first, True)), first)
-    errors = [float(np.linalg.norm(q - truth)) for q in (first, refined)]
+    refined = refine_rotation(align(mine, theirs, Plan(SAME, first.matrix, True)), first.matrix)
+    errors = [float(np.linalg.norm(q - truth)) for q in (first.matrix, refined)]
     assert np.allclose(refined @ refined.T, np.eye(64), atol=1e-4)
     assert errors[1] <= errors[0] + 1e-3
     assert errors[1] < 0.03 + 1.2 * sigma
@@ -84,7 +84,7 @@ def test_a_rotation_between_independent_models_proves_nothing(tmp_path: Path) ->
     mine, theirs = parts("r1", tmp_path), parts("r0", tmp_path)
     q = find_rotation(mine, theirs)
     assert q is not None  # some rotation always comes out
-    hidden = [pair for pair in align(mine, theirs, Plan(SAME, q, True)) if pair.place[1] is not None]
+    hidden = [pair for pair in align(mine, theirs, Plan(SAME, q.matrix, True)) if pair.place[1] is not None]
     assert not any(pair.proven for pair in hidden)
 
 
@@ -118,3 +118,29 @@ def test_a_spread_keeps_both_ends() -> None:
         assert chosen[0] == (0, 0)
         assert most == 1 or chosen[-1] == (39, 39)
     assert spread(layers[:3], 8) == tuple(layers[:3])
+
+
+def test_a_lean_plan_finds_what_a_whole_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every matrix a part: the units that moved are found among all of the source's."""
+    monkeypatch.setattr("drupe.recover.align.LEAN_ROWS", 64)
+    model = zoo.apply(zoo.apply(read_model("r0"), "permute_units"), "rotate", seed=3)
+    mine, theirs = parts(model, tmp_path), parts("r0", tmp_path)
+    rotation = find_rotation(mine, theirs)
+    assert rotation is not None
+    for pair in align(mine, theirs, Plan(SAME, rotation.matrix, True, lean=True)):
+        assert pair.proven
+        assert 16 <= min(pair.suspect_values.shape) <= 64
+        change = pair.suspect_values - pair.source_values
+        assert np.linalg.norm(change) < 1e-2 * np.linalg.norm(pair.source_values)  # bf16
+        assert pair.moved == ("units" if pair.place[0] in ("gate", "up", "down") else None)
+
+
+def test_a_lean_plan_moves_heads_and_proves_nothing_between_strangers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drupe.recover.align.LEAN_ROWS", 64)
+    plan = Plan(SAME, None, True, lean=True)
+    heads = zoo.apply(read_model("r0"), "permute_heads")
+    for pair in align(parts(heads, tmp_path), parts("r0", tmp_path), plan):
+        assert np.array_equal(pair.suspect_values, pair.source_values)
+    assert not any(proven("r1", "r0", tmp_path, plan))

@@ -13,7 +13,7 @@ import numpy as np
 from drupe.comparison import Comparison
 from drupe.diagnose.adapter import diagnose_adapter
 from drupe.diagnose.changes import transformations_of
-from drupe.diagnose.kinds import Kind, Transformation
+from drupe.diagnose.kinds import SURFACE, Kind, Transformation
 from drupe.diagnose.origin import Origin, origin_of
 from drupe.diagnose.result import Diagnosis
 from drupe.messages import Message, msg
@@ -57,6 +57,7 @@ def diagnose(comparison: Comparison) -> Diagnosis:
         caveats = _damage(comparison)
         return Diagnosis(comparison, origin, (), False, 0.0, "undetermined", log10_p, reasons, caveats)
     transformations, unchanged, more = transformations_of(comparison)
+    more = (*_undone(comparison), *more)
     fraction = _shared_fraction(comparison)
     direction = _direction(comparison, transformations)
     foreign = _foreign(comparison)
@@ -72,9 +73,25 @@ def diagnose(comparison: Comparison) -> Diagnosis:
         direction,
         log10_p,
         (*reasons, *more),
-        (*_damage(comparison), *_sample_caveats(comparison)),
+        (*_hidden(transformations), *_damage(comparison), *_sample_caveats(comparison)),
         foreign=foreign,
     )
+
+
+def _undone(c: Comparison) -> tuple[Message, ...]:
+    """How much of the source is there again after something was undone; the mean over values."""
+    lineage = c.lineage
+    pairs = [] if lineage is None else [pair for pair in lineage.pairs if pair.proven]
+    known = [pair for pair in pairs if np.isfinite(pair.residual.rho)]
+    if lineage is None or not known:
+        return ()
+    moved = any(pair.partners is not None or pair.scales is not None or pair.negated for pair in known)
+    if not moved and lineage.rotation is None and lineage.hidden is None:
+        return ()
+    sizes = np.array([pair.residual.size for pair in known])
+    rest = float(np.average([pair.residual.rho**2 for pair in known], weights=sizes))
+    share = f"{max(0.0, 100.0 * (1.0 - rest)):.3g}" if rest > 0.01 else f"{100.0 * (1.0 - rest):.4g}"
+    return (msg("diagnosis.undone", count=len(known), share=share),)
 
 
 def _shared_fraction(c: Comparison) -> float:
@@ -195,6 +212,16 @@ def _damage(c: Comparison) -> tuple[Message, ...]:
     if broken and not caveats:
         caveats.append(msg("diagnosis.state_not_finite", side=msg("diagnosis.suspect"), count=len(broken)))
     return tuple(caveats)
+
+
+def _hidden(transformations: Sequence[Transformation]) -> tuple[Message, ...]:
+    """What noise alone could hide."""
+    if any(item.kind not in SURFACE for item in transformations):
+        return ()
+    limits = [
+        item.parameters["hidden_change"] for item in transformations if item.kind is Kind.GAUSSIAN_NOISE
+    ]
+    return tuple(msg("diagnosis.hidden_change", limit=f"{limit:.2g}") for limit in limits)
 
 
 def _sample_caveats(c: Comparison) -> tuple[Message, ...]:

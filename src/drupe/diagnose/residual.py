@@ -11,6 +11,7 @@ import numpy as np
 
 from drupe.comparison import Comparison
 from drupe.diagnose.kinds import SURFACE, Kind, Transformation
+from drupe.diagnose.noise import hidden_change, noise
 from drupe.lattice import BEYOND_GRID, FULL_GRID, Lattice
 from drupe.messages import Message, msg
 from drupe.recover.align import SAMPLE_ROWS
@@ -372,12 +373,12 @@ def _noise_or_training(pool: _Pool, lineage: Lineage) -> Outcome:
         if pool.kurtosis > MAX_NOISE_KURTOSIS:
             change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
             return Outcome((change,), False, (msg("diagnosis.white_heavy", **_numbers(pool)),))
-        return Outcome((_noise(pool),), False, (msg("diagnosis.white", **_numbers(pool)),))
+        return Outcome((_noise(pool, lineage),), False, (msg("diagnosis.white", **_numbers(pool)),))
     if _few_rows(lineage):
         change = Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": round(pool.rho, 5)})
         return Outcome((change,), False, (msg("diagnosis.few_rows"),))
     if pool.edge < TRAINED_EDGE and abs(pool.kurtosis) < 0.15:
-        changes = (_noise(pool), _training(pool))
+        changes = (_noise(pool, lineage), _training(pool))
         return Outcome(changes, False, (msg("diagnosis.noise_and_training", **_numbers(pool)),))
     return Outcome((_training(pool),), False, (msg("diagnosis.trained", **_numbers(pool)),))
 
@@ -423,16 +424,12 @@ def _numbers(pool: _Pool) -> dict[str, str]:
     }
 
 
-def _noise(pool: _Pool) -> Transformation:
-    """sigma^2 = var(D) - floor^2, interval sigma (1 +- 1.96 / sqrt(2n))."""
-    sigma = float(np.sqrt(max(pool.sigma**2 - pool.floor**2, 0.0)))
-    half = 1.96 * sigma / np.sqrt(2.0 * max(pool.values, 1))
-    parameters = {
-        "relative_sigma": round(float(sigma), 6),
-        "low": round(float(sigma - half), 6),
-        "high": round(float(sigma + half), 6),
-    }
-    return Transformation(Kind.GAUSSIAN_NOISE, parameters)
+def _noise(pool: _Pool, lineage: Lineage) -> Transformation:
+    """The level from which a trained direction is seen is that of the pooled test (:func:`_is_trained`)."""
+    least = max(float(np.log(MIN_TRAINED_EDGE)), TRAINED_Z * EDGE_SD / float(np.sqrt(max(pool.pairs, 1))))
+    level = min(float(np.exp(least)), TRAINED_EDGE)
+    hidden = hidden_change(_pairs(lineage), level)
+    return noise(pool.sigma, pool.floor, pool.values, lineage.rotation_excess, hidden)
 
 
 def _training(pool: _Pool) -> Transformation:

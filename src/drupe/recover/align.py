@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drupe.model import Block, Matrix
 from drupe.readers.interface import FloatArray
 from drupe.recover.hidden import HiddenMap
-from drupe.recover.parts import HIDDEN_ROLES, Parts, Place, dense_role
+from drupe.recover.parts import HIDDEN_ROLES, OUTPUT_ROLES, Parts, Place, dense_role, runs
 from drupe.recover.rotation import undo_rotation
 from drupe.recover.tokens import TokenRows, shared_tokens
 from drupe.recover.units import (
@@ -40,8 +41,9 @@ CONTROL_FACTOR = 2.0
 """z must exceed that of another layer by this factor: starts with structure make all layers alike."""
 TABLE_Z = 12.0
 """Permutation z from which a table of tokens counts as corresponding; up to 7 between independent models."""
-LEAN_ROWS = 4096
-"""Rows of a token table that a lean plan turns back."""
+LEAN_ROWS = 1024
+"""Rows (units, tokens) of a matrix that a lean plan turns back."""
+Numbers = NDArray[np.intp]
 SAMPLE_ROWS = 64
 """Rows of a matrix that a sampled comparison reads (one window of columns each)."""
 
@@ -55,7 +57,11 @@ class Plan:
     full: bool
     hidden: HiddenMap | None = None
     lean: bool = False
-    """Of token tables some rows only: turning all of them back costs more than the layers do."""
+    """Of every matrix some evenly spread units or tokens only: turning all of them back is what costs."""
+
+    def taken(self, count: int) -> Numbers | slice:
+        """Which of ``count`` units or tokens are looked at."""
+        return runs(count, LEAN_ROWS) if self.lean else slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,12 @@ class AlignedPair:
     """Whether what moved stands in another order, not only with gaps."""
     negated: bool = False
     """The suspect's values are the source's times a negative factor; they were negated back."""
+    numbers: Numbers | None = None
+    """Which of the suspect's units, and of the source's, the values are; None: all of them, in order."""
+    partners: Numbers | None = None
+    """(k, 2): units or tokens of the suspect, and of the source, that belong together; None: all stand in place."""
+    gains: tuple[FloatArray | None, FloatArray | None] = (None, None)
+    """The norm gains that were folded into the columns of the suspect and of the source."""
     control: float = 0.0
     """Smallest |z| of the same matrix against other layers of the source: structure that all layers share."""
 
@@ -118,16 +130,21 @@ def _token_pair(
         return in_place
     if tokens is None or not plan.full:
         return in_place or _plain(a, b, place, place, plan, crop=True)
-    suspect, source = a.model.load(mine)[tokens.suspect], b.model.load(theirs)[tokens.source]
+    taken = plan.taken(len(tokens.suspect))
+    suspect, source = a.rows(mine, tokens.suspect[taken]), b.rows(theirs, tokens.source[taken])
     if plan.hidden is not None:
         moved = plan.hidden.apply(place[0], source)
         source = source if moved is None else moved
     if suspect.shape != source.shape:
         return None
+    gains: tuple[FloatArray | None, FloatArray | None] = (None, None)
     if plan.rotation is not None:
-        suspect = undo_rotation(place[0], suspect, plan.rotation)
+        gains = _gain(a, place, suspect), _gain(b, place, source)
+        suspect = undo_rotation(place[0], _times(suspect, gains[0]), plan.rotation)
+        source = _times(source, gains[1])
     z = row_permutation_z(suspect, source)
-    found = AlignedPair(place, mine, theirs, suspect, source, False, z)
+    partners = np.stack([tokens.suspect[taken], tokens.source[taken]], axis=1)
+    found = AlignedPair(place, mine, theirs, suspect, source, False, z, partners=partners, gains=gains)
     if mine.rows != theirs.rows:
         return found
     return replace(found, moved="vocabulary", reordered=True) if found.proven else in_place
@@ -155,20 +172,24 @@ def _plain(
     if loaded is None:
         return None
     suspect, source = loaded
-    if suspect.shape != source.shape:
-        return AlignedPair(mine, left, right, suspect, source, plan.rotation is None, 0.0)
-    suspect, source = _drop_empty_rows(suspect, source)
-    if plan.lean and crop:
-        step = max(1, len(suspect) // LEAN_ROWS)
-        suspect, source = suspect[::step], source[::step]
+    numbers = _numbers(mine[0], left, plan)
+    if suspect.shape == source.shape and not (plan.lean and _is_output(mine[0])):
+        suspect, source, numbers = _drop_empty_rows(mine[0], suspect, source, numbers)
+    gains: tuple[FloatArray | None, FloatArray | None] = (None, None)
     if plan.rotation is not None:
-        suspect = undo_rotation(mine[0], _folded(a, mine, suspect), plan.rotation)
-        source = _folded(b, theirs, source)
+        gains = _gain(a, mine, suspect), _gain(b, theirs, source)
+        suspect = undo_rotation(mine[0], _times(suspect, gains[0]), plan.rotation)
+        source = _times(source, gains[1])
+    found = AlignedPair(
+        mine, left, right, suspect, source, plan.rotation is None, 0.0, numbers=numbers, gains=gains
+    )
+    if suspect.shape != source.shape:
+        return found
     z = row_permutation_z(suspect, source)
     negated = z <= -SIGNIFICANT_Z
     if negated:
         suspect, z = -suspect, -z
-    return AlignedPair(mine, left, right, suspect, source, plan.rotation is None, z, negated=negated)
+    return replace(found, suspect_values=suspect, z=z, negated=negated)
 
 
 def _both(
@@ -182,6 +203,7 @@ def _both(
         suspect = a.model.load(left)
         source = moved[: len(suspect)] if crop else moved
         suspect = suspect[: len(source)] if crop else suspect
+        suspect, source = (_sample(role, values, plan) for values in (suspect, source))
     else:
         axis = int(role.rpartition(".")[2] == "down")  # of the units
         sizes = ((left.rows, left.columns), (right.rows, right.columns))
@@ -189,35 +211,60 @@ def _both(
         if (differs[1] and not (axis == 1 and plan.full)) or (differs[0] and not crop and not plan.full):
             return None
         rows = min(left.rows, right.rows) if crop else None
-        suspect, source = (_values(p, m, rows, plan.full) for p, m in ((a, left), (b, right)))
+        suspect, source = (_values(p, m, role, rows, plan) for p, m in ((a, left), (b, right)))
     if suspect.shape == source.shape:
         return suspect, source
     units = role.rpartition(".")[2]
     fits = units in ("gate", "up") and suspect.shape[1] == source.shape[1]
     fits |= units == "down" and suspect.shape[0] == source.shape[0]
-    return (suspect, source) if fits and plan.rotation is None and plan.full else None
+    return (suspect, source) if fits and plan.full else None
 
 
-def _values(parts: Parts, matrix: Matrix, rows: int | None, full: bool) -> FloatArray:
-    if full:
-        return parts.model.load(matrix)[:rows]
+def _sample(role: str, values: FloatArray, plan: Plan) -> FloatArray:
+    """The units or tokens that the plan takes of a whole matrix."""
+    if _is_output(role):
+        return values[:, plan.taken(values.shape[1])]
+    return values[plan.taken(len(values))]
+
+
+def _values(parts: Parts, matrix: Matrix, role: str, rows: int | None, plan: Plan) -> FloatArray:
+    count = matrix.rows if rows is None else rows
+    if plan.lean and not _is_output(role):
+        return parts.rows(matrix, runs(count, LEAN_ROWS))
+    if plan.full:
+        return _sample(role, parts.model.load(matrix)[:count], plan)
     start, stop = window(matrix.columns)
-    most = matrix.rows if rows is None else rows
-    return parts.model.read([Block(matrix, 0, min(most, SAMPLE_ROWS), start, stop)])[0]
+    return parts.model.read([Block(matrix, 0, min(count, SAMPLE_ROWS), start, stop)])[0]
 
 
-def _drop_empty_rows(suspect: FloatArray, source: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _numbers(role: str, matrix: Matrix, plan: Plan) -> Numbers | None:
+    """The units that a lean plan takes of a matrix; None: all."""
+    count = matrix.columns if _is_output(role) else matrix.rows
+    return runs(count, LEAN_ROWS) if plan.lean and not is_table_role(role) else None
+
+
+def _drop_empty_rows(
+    role: str, suspect: FloatArray, source: FloatArray, numbers: Numbers | None
+) -> tuple[FloatArray, FloatArray, Numbers | None]:
     """Rows that are zero on both sides say nothing (padding, holes)."""
     kept = suspect.any(axis=1) | source.any(axis=1)
-    return (suspect, source) if kept.all() or not kept.any() else (suspect[kept], source[kept])
+    if kept.all() or not kept.any():
+        return suspect, source, numbers
+    if not _is_output(role) and not is_table_role(role):
+        numbers = np.flatnonzero(kept) if numbers is None else numbers[kept]
+    return suspect[kept], source[kept], numbers
 
 
-def _folded(parts: Parts, place: tuple[str, int | None], values: FloatArray) -> FloatArray:
-    """The matrix with the norm gain in front of it folded in; output matrices have none."""
+def _gain(parts: Parts, place: Place, values: FloatArray) -> FloatArray | None:
+    """The norm gain in front of a matrix, to be folded in; output matrices have none."""
     if place[0].rpartition(".")[2] not in ("q", "k", "v", "gate", "up", "head"):
-        return values
+        return None
     gain = parts.gain(*place)
-    return values if gain is None or gain.size != values.shape[1] else values * gain
+    return None if gain is None or gain.size != values.shape[1] else gain
+
+
+def _times(values: FloatArray, gain: FloatArray | None) -> FloatArray:
+    return values if gain is None else values * gain
 
 
 def _layer(
@@ -234,10 +281,10 @@ def _layer(
     if plan.full:
         found = {role: _unless_moved(pair) for role, pair in found.items()}
         for stack in sorted({role[: -len("up")] for role in found if role.rpartition(".")[2] == "up"}):
-            found = _undo_units(found, stack)
+            found = _undo_units(b, found, stack, plan)
         for role, pair in found.items():
             if role.rpartition(".")[2] in ("q", "k", "v", "o") and not _in_place(pair):
-                found[role] = _undo_rows(pair, columns=role.rpartition(".")[2] == "o")
+                found[role] = _undo_rows(pair, _whole(b, pair, plan))
         found = {role: pair for role, pair in found.items() if _is_square(pair)}
         found = {role: _negated_back(pair) for role, pair in found.items()}
     order = {role: place for place, role in enumerate(HIDDEN_ROLES)}
@@ -270,20 +317,25 @@ def _other_z(b: Parts, pair: AlignedPair, role: str, layer: int, plan: Plan) -> 
     if plan.hidden is not None:
         values = b.model.load(matrix)
         moved = plan.hidden.apply(role, values)
-        values = values if moved is None else moved
+        values = _sample(role, values if moved is None else moved, plan)
         rows = min(len(values), len(pair.suspect_values))
         return abs(row_permutation_z(pair.suspect_values[:rows], values[:rows]))
     if not plan.full:
-        values = _values(b, matrix, matrix.rows, full=False)
+        values = _values(b, matrix, role, matrix.rows, plan)
         rows = min(len(values), len(pair.suspect_values))
         return abs(row_permutation_z(pair.suspect_values[:rows], values[:rows]))
-    count = min(matrix.rows, len(pair.suspect_values))
+    is_output = _is_output(role)
+    taken = np.arange(matrix.rows)
+    if not is_output:
+        taken = taken[plan.taken(matrix.rows)]
+    count = min(len(taken), len(pair.suspect_values))
     step = max(1, count // MAX_ROWS)
-    chosen = range(0, step * (count // step), step)  # the rows that the test takes, and no others
-    blocks = [Block(matrix, row, row + 1, 0, matrix.columns) for row in chosen]
-    values = np.concatenate(b.model.read(blocks))
+    chosen = taken[: step * (count // step) : step]  # the rows that the test takes, and no others
+    values = b.rows(matrix, chosen)
+    if is_output:
+        values = values[:, plan.taken(matrix.columns)]
     if plan.rotation is not None:
-        values = _folded(b, (role, layer), values)
+        values = _times(values, _gain(b, (role, layer), values))
     return abs(row_permutation_z(pair.suspect_values[: step * (count // step) : step], values))
 
 
@@ -317,56 +369,68 @@ def relative_change(pair: AlignedPair) -> float:
     return float(np.linalg.norm(pair.suspect_values - pair.source_values)) / norm if norm else 0.0
 
 
-def _undo_units(found: dict[str, AlignedPair], stack: str) -> dict[str, AlignedPair]:
+def _whole(b: Parts, pair: AlignedPair, plan: Plan) -> FloatArray:
+    """All units of the source of a pair."""
+    if not plan.lean:
+        return pair.source_values
+    values = b.model.load(pair.source)
+    if plan.hidden is not None:
+        moved = plan.hidden.apply(pair.place[0], values)
+        values = values if moved is None else moved
+    return values if plan.rotation is None else _times(values, pair.gains[1])
+
+
+def _undo_units(b: Parts, found: dict[str, AlignedPair], stack: str, plan: Plan) -> dict[str, AlignedPair]:
     """FFN units of one stack or expert: the map is found on one matrix and tested on another, then applied to all."""
     votes = [role for name in ("gate", "up", "down") if (role := stack + name) in found]
     if len(votes) < 2 or all(_in_place(found[role]) for role in votes):
         return found
+    whole = {role: _units(role, _whole(b, found[role], plan)) for role in votes}
     first, second = votes[0], votes[1]
-    rows = match_rows(_unit_view(found[first], True), _unit_view(found[first], False))
-    views = (_unit_view(found[second], True), _unit_view(found[second], False))
-    z = mapped_z(*views, rows)
-    stays = mapped_z(*views, in_order(rows)) if _is_square(found[second]) else 0.0
+    mine = _units(second, found[second].suspect_values)
+    theirs = _units(second, found[second].source_values)
+    rows = match_rows(_units(first, found[first].suspect_values), whole[first])
+    z = mapped_z(mine, whole[second], rows)
+    stays = mapped_z(mine, theirs, in_order(rows)) if _is_square(found[second]) else 0.0
     if z < SIGNIFICANT_Z or z < MOVED_GAIN * stays:
         return found
-    undone = dict(found)
-    for role in votes:
-        undone[role] = _move(found[role], rows, columns=role == f"{stack}down", z=z)
-    return undone
+    return found | {role: _move(found[role], rows, whole[role], z) for role in votes}
 
 
-def _unit_view(pair: AlignedPair, suspect: bool) -> FloatArray:
-    """Units as rows."""
-    values = pair.suspect_values if suspect else pair.source_values
-    return values.T if pair.place[0].rpartition(".")[2] == "down" else values
+def _is_output(role: str) -> bool:
+    """Whether the rows live in the residual stream, and the columns are units or heads."""
+    return role.rpartition(".")[2] in OUTPUT_ROLES
 
 
-def _undo_rows(pair: AlignedPair, *, columns: bool) -> AlignedPair:
-    suspect, source = pair.suspect_values, pair.source_values
-    if columns:
-        suspect, source = suspect.T, source.T
-    recovery = recover_rows(suspect, source)
-    return pair if recovery.rows is None else _move(pair, recovery.rows, columns=columns, z=recovery.z)
+def _units(role: str, values: FloatArray) -> FloatArray:
+    """Units or heads as rows."""
+    return values.T if _is_output(role) else values
 
 
-def _move(pair: AlignedPair, rows: RowMap, *, columns: bool, z: float) -> AlignedPair:
-    """Keep the matched units of both sides, the source's in the suspect's order."""
+def _undo_rows(pair: AlignedPair, whole: FloatArray) -> AlignedPair:
+    role = pair.place[0]
+    suspect, source, whole = (_units(role, x) for x in (pair.suspect_values, pair.source_values, whole))
+    recovery = recover_rows(suspect, source, whole)
+    return pair if recovery.rows is None else _move(pair, recovery.rows, whole, recovery.z)
+
+
+def _move(pair: AlignedPair, rows: RowMap, whole: FloatArray, z: float) -> AlignedPair:
+    """Keep the matched units of both sides, the source's (``whole``: units as rows) in the suspect's order."""
     found = np.flatnonzero(rows.source_rows >= 0)
     partner = rows.source_rows[found]
-    suspect, source = pair.suspect_values, pair.source_values
-    suspect = suspect[:, found] if columns else suspect[found]
-    source = source[:, partner] if columns else source[partner]
+    mine, theirs = found, partner
+    if pair.numbers is not None:
+        mine = pair.numbers[found]
+        theirs = (
+            partner if len(whole) != len(_units(pair.place[0], pair.source_values)) else pair.numbers[partner]
+        )
+    role = pair.place[0]
+    suspect = _units(role, _units(role, pair.suspect_values)[found])
+    source = _units(role, whole[partner])
     kind = "units" if pair.place[0].rpartition(".")[2] in ("gate", "up", "down") else "heads"
     reordered = bool((np.diff(partner) < 0).any())
-    return replace(
-        pair, suspect_values=suspect, source_values=source, z=z, moved=kind, reordered=reordered, control=0.0
-    )
-
-
-def thinned(pair: AlignedPair, most: int = 1 << 22) -> AlignedPair:
-    """The same with fewer rows, evenly spread, for what is measured by its statistics."""
-    step = max(1, pair.suspect_values.size // most)
-    return replace(pair, suspect_values=pair.suspect_values[::step], source_values=pair.source_values[::step])
+    moved = replace(pair, suspect_values=suspect, source_values=source, z=z, moved=kind, reordered=reordered)
+    return replace(moved, partners=np.stack([mine, theirs], axis=1), control=0.0)
 
 
 def spread(layers: Sequence[tuple[int, int]], most: int) -> tuple[tuple[int, int], ...]:

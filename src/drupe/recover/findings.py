@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drupe.lattice import DeltaGrid, Lattice
 from drupe.model import Matrix
+from drupe.readers.interface import FloatArray
 from drupe.recover.admissible import Admissible
 from drupe.recover.hidden import HiddenMap
 from drupe.recover.parts import Place
@@ -49,6 +51,14 @@ class PairFacts:
     reordered: bool = False
     folded: Residual | None = None
     """Before scales of rows and columns were undone, which explain most of it; None when they do not."""
+    scales: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    """Those scales: of rows and of columns."""
+    partners: NDArray[np.intp] | None = None
+    """(k, 2): units or tokens of the suspect and of the source that belong together; None: all stand in place."""
+    gains: tuple[FloatArray | None, FloatArray | None] = (None, None)
+    """Norm gains that were folded into the columns of the suspect and of the source, before a rotation was undone."""
+    shape: tuple[int, int] = (1, 1)
+    """Of the values that were compared."""
 
 
 STRONG_SHARE = 0.4
@@ -123,6 +133,10 @@ class Lineage:
     """Suspect's tensor -> source's, gains and biases too, where names say nothing."""
     gains: float | None = None
     """Centred correlation of the norm gains at equal places; None where there are none to compare."""
+    rotation: FloatArray | None = None
+    """Q (hidden, hidden): the suspect's residual stream is the source's times Q."""
+    rotation_excess: float = 0.0
+    """Share of a white residual that the error of the rotation adds to it; 0 in place, and when it was refined."""
     hidden: HiddenMap | None = None
     """Dimensions of the residual stream that moved, were negated or left out; None when they stand in place."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from drupe.readers.interface import FloatArray
 from drupe.recover.parts import OUTPUT_ROLES, Parts
-from drupe.recover.tokens import shared_tokens
+from drupe.recover.tokens import shared_tokens, token_table
 from drupe.recover.units import SIGNIFICANT_Z, mapped_z, match_rows
 
 MAX_TOKENS = 4096
@@ -55,10 +55,11 @@ class HiddenMap:
 def find_hidden(a: Parts, b: Parts) -> HiddenMap | None:
     """The map of dimensions, or None when there is none or it is the identity."""
     tokens = shared_tokens(a, b, limit=MAX_TOKENS)
-    mine, theirs = a.load("embed"), b.load("embed")
-    if tokens is None or mine is None or theirs is None or mine.shape[1] > theirs.shape[1]:
+    if tokens is None:
         return None
-    left, right = mine[tokens.suspect].T, theirs[tokens.source].T
+    left, right = token_table(a, tokens.suspect).T, token_table(b, tokens.source).T
+    if len(left) > len(right):
+        return None
     half = left.shape[1] // 2
     first = match_rows(left[:, :half], right[:, :half])
     signs = _signs(left[:, :half], right[:, :half], first.source_rows)
@@ -66,7 +67,7 @@ def find_hidden(a: Parts, b: Parts) -> HiddenMap | None:
     if first.share < FOUND or z < SIGNIFICANT_Z:
         return None
     columns = _complete(match_rows(left, right).source_rows, left, right)
-    found = HiddenMap(columns, _signs(left, right, columns), theirs.shape[1], z)
+    found = HiddenMap(columns, _signs(left, right, columns), len(right), z)
     in_place = found.kept == 1.0 and (columns == np.arange(len(columns))).all()
     return None if in_place and not found.flipped else found
 

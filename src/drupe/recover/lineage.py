@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drupe.lattice import delta_grid, explains, find_lattice
 from drupe.model import Matrix, Model
@@ -18,7 +19,7 @@ from drupe.readers.interface import Absent, FloatArray
 from drupe.recover import profile as profiles
 from drupe.recover import spectrum as spectra
 from drupe.recover.admissible import Admissible, admissible
-from drupe.recover.align import AlignedPair, Plan, align, spread, thinned
+from drupe.recover.align import AlignedPair, Plan, align, spread
 from drupe.recover.contents import match_contents
 from drupe.recover.feedback import feedback
 from drupe.recover.findings import Basis, Lineage, Matches, PairFacts
@@ -38,8 +39,6 @@ from drupe.signals.sketch.facts import WeightFacts
 from drupe.stats import log10_at_least
 
 SPREAD_LAYERS = 8
-NEAR_IDENTITY = 0.2
-"""Root mean square distance of a rotation from the identity below which the basis is the source's own."""
 SPECTRAL_PAIRS = 16
 """Pairs whose residual spectrum, grid and singular directions are computed; equality is checked on all."""
 ENOUGH_PAIRS = 8
@@ -199,43 +198,43 @@ def _rotated(
 ) -> Lineage:
     """Units answer alike, nothing agrees in place: find the rotation, refine it, measure what is left."""
     layer_map = _complete(mine, theirs, profile.layer_map)
-    hidden = find_hidden(mine, theirs) if full else None
+    # Turning a layer of 4,096 back takes seconds on two cores.
+    chosen = layer_map if full else spread(layer_map, 1)
+    lean = not full
+    hidden = find_hidden(mine, theirs)
     if hidden is not None:
-        pairs, arrays = _measure(mine, theirs, Plan(layer_map, None, True, hidden))
+        pairs, arrays = _measure(mine, theirs, Plan(chosen, None, True, hidden, lean))
         return Lineage(
             Basis.RAW,
             evidence,
             profile,
-            full=True,
+            full=full,
             layer_map=_proven_layers(layer_map, pairs, profile.layer_map),
             pairs=pairs,
             spectrum=None if profile.proves_descent else spectra.compare(arrays),
             hidden=hidden,
         )
-    q = find_rotation(mine, theirs)
-    if q is None:
+    tables = align(mine, theirs, Plan((), None, True, lean=lean))
+    in_place = any(
+        pair.proven and is_table_role(pair.place[0]) for pair in tables
+    )  # only sampled rows differ
+    rotation = None if in_place else find_rotation(mine, theirs)
+    if rotation is None and not in_place:
         return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
-    basis = Basis.ROTATED
-    chosen = (
-        layer_map if full else spread(layer_map, 1)
-    )  # turning a layer of 4,096 back takes 10 s on two cores
-    tables = (pair for pair in align(mine, theirs, Plan((), None, True)) if is_table_role(pair.place[0]))
-    in_place = any(pair.proven for pair in tables)
-    if in_place or np.linalg.norm(q - np.eye(len(q))) < NEAR_IDENTITY * np.sqrt(
-        len(q)
-    ):  # only sampled rows differ
-        basis, rotation = Basis.RAW, None
-    else:
-        rotation = refine_rotation(align(mine, theirs, Plan(chosen, q, True)), q) if full else q
-    pairs, arrays = _measure(mine, theirs, Plan(chosen, rotation, True, lean=not full))
+    turn = None if rotation is None or rotation.is_near_identity else rotation.matrix
+    if turn is not None and full:
+        turn = refine_rotation(align(mine, theirs, Plan(chosen, turn, True)), turn)
+    pairs, arrays = _measure(mine, theirs, Plan(chosen, turn, True, lean=lean))
     return Lineage(
-        basis,
+        Basis.RAW if turn is None else Basis.ROTATED,
         evidence,
         profile,
         full=full,
         layer_map=_proven_layers(layer_map, pairs, profile.layer_map),
         pairs=pairs,
         spectrum=None if profile.proves_descent else spectra.compare(arrays),
+        rotation=turn,
+        rotation_excess=0.0 if full or turn is None or rotation is None else rotation.excess,
     )
 
 
@@ -294,8 +293,7 @@ def _measure(
     # Drawn, not every n-th: a step of a multiple of seven would always meet the same role.
     drawn = set(np.random.default_rng(0).permutation(total)[:SPECTRAL_PAIRS].tolist())
     facts, arrays = [], {}
-    for index, aligned in enumerate(align(mine, theirs, plan)):
-        pair = thinned(aligned) if plan.lean else aligned
+    for index, pair in enumerate(align(mine, theirs, plan)):
         deep = index in drawn or is_table_role(pair.place[0])
         facts.append(_facts(pair, mine.model, deep=deep))
         if index in drawn and pair.proven:
@@ -324,9 +322,10 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
     info = suspect.weights.tensors[pair.suspect.tensor]
     source, values = pair.source_values, pair.suspect_values
     residual = measure(source, values, info.dtype, spectral=deep)
-    factors = _folded(pair, residual)
+    scales = _scales(pair, residual)
     folded = None
-    if factors is not None:
+    if scales is not None:
+        factors = np.outer(*scales).astype(np.float32)
         unscaled = np.divide(values, factors, out=np.zeros_like(values), where=factors != 0)
         source, folded = source * factors, residual
         residual = measure(source, values, info.dtype, spectral=deep)
@@ -358,15 +357,21 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
         negated=pair.negated,
         reordered=pair.reordered,
         folded=folded,
+        scales=scales,
+        partners=pair.partners,
+        gains=pair.gains,
+        shape=(values.shape[0], values.shape[1]),
     )
 
 
-def _folded(pair: AlignedPair, residual: Residual) -> FloatArray | None:
+def _scales(pair: AlignedPair, residual: Residual) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Scales of rows and columns that explain most of the difference of a pair, or None."""
     if not pair.proven or pair.negated or not residual.rho > MIN_FOLDED:
         return None
     source, values = pair.source_values, pair.suspect_values
-    left = float(np.linalg.norm(values - unit_scales(source, values, 4) * source))
+    left = float(
+        np.linalg.norm(values - np.outer(*unit_scales(source, values, 4)).astype(np.float32) * source)
+    )
     if left >= FOLDED_REST * float(np.linalg.norm(values - source)):
         return None
     return unit_scales(source, values, 200)

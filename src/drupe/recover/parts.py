@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drupe.model import Matrix, Model
+from drupe.model import Block, Matrix, Model
 from drupe.readers.interface import Absent, FloatArray
 
 Place = tuple[str, int | None]
@@ -22,6 +22,8 @@ OUTPUT_ROLES = ("o", "down")
 HIDDEN_ROLES = INPUT_ROLES + OUTPUT_ROLES
 TOKEN_ROLES = ("embed", "head")
 AFTER_NORM1 = ("q", "k", "v", "q_a", "kv_a")
+RUN = 64
+"""Neighbouring rows that are read together where some rows speak for all."""
 _SHARING = re.compile(r"(?:^|\.)(?:experts\.[0-9]+|shared)$")
 """Experts share the norm of their layer."""
 
@@ -36,6 +38,18 @@ def dense_role(role: str) -> str:
     ('up', 'encoder.down', 'q')
     """
     return _EXPERT.sub("", role)
+
+
+def runs(count: int, most: int) -> NDArray[np.intp]:
+    """At most ``most`` of the numbers below ``count``, in evenly spread runs: a disk reads neighbours at one price.
+
+    >>> runs(1000, 128)[[0, 63, 64, 127]].tolist()
+    [0, 63, 936, 999]
+    """
+    if count <= most:
+        return np.arange(count)
+    starts = np.linspace(0, count - RUN, max(1, most // RUN)).astype(np.intp)
+    return (starts[:, None] + np.arange(RUN)).ravel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,16 @@ class Parts:
         """All values of the matrix at a place; None when there is none."""
         matrix = self.places.get((role, layer))
         return None if matrix is None else self.model.load(matrix)
+
+    def rows(self, matrix: Matrix, numbers: NDArray[np.intp]) -> FloatArray:
+        """The rows of the given numbers; no other is read, unless they are most of them."""
+        if 2 * len(numbers) > matrix.rows:
+            return self.model.load(matrix)[numbers]
+        found = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+        blocks = [
+            Block(matrix, int(run[0]), int(run[-1]) + 1, 0, matrix.columns) for run in found if run.size
+        ]
+        return np.concatenate(self.model.read(blocks))
 
     def gain(self, role: str, layer: int | None) -> NDArray[np.float32] | None:
         """The norm gain in front of a matrix, or None (post-norm models, unknown names)."""

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from drupe.messages import msg
-from drupe.model import Block, Matrix
+from drupe.model import Matrix
 from drupe.readers.interface import FloatArray
-from drupe.recover.parts import Parts, Place
+from drupe.recover.parts import Parts, Place, runs
 from drupe.recover.tokens import TokenRows, respond, shared_tokens, token_table, tokens_are_paired
 from drupe.recover.units import mutual_nearest
 from drupe.signals.interface import Baseline, Component, Effect, Evidence, Finding, Measured, Skipped
@@ -205,18 +205,12 @@ def _profile(parts: Parts, role: str, layer: int, tokens: FloatArray, most: int 
     if place is None or tokens.shape[1] != (place.rows if is_output else place.columns):
         return np.zeros((0, tokens.shape[0]), np.float32)
     units = place.columns if is_output else place.rows
-    step = max(1, units // most) if most else 1
+    taken = runs(units, most or units)
     if is_output:
-        return respond(parts.model.load(place).T[::step], tokens)
-    matrix = parts.model.load(place) if step == 1 else _every(parts, place, step)
+        return respond(parts.model.load(place).T[taken], tokens)
+    matrix = parts.rows(place, taken)
     gain = parts.gain(role, layer)
     return respond(matrix if gain is None or gain.size != matrix.shape[1] else matrix * gain, tokens)
-
-
-def _every(parts: Parts, matrix: Matrix, step: int) -> FloatArray:
-    """Every ``step``-th row, and no other, is read."""
-    rows = range(0, matrix.rows, step)
-    return np.concatenate(parts.model.read([Block(matrix, row, row + 1, 0, matrix.columns) for row in rows]))
 
 
 def _hits(left: Sequence[FloatArray], right: Sequence[FloatArray]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from drupe.readers.interface import FloatArray
 from drupe.recover.align import AlignedPair
+from drupe.recover.rotation import polar
 
 
 def refine_rotation(pairs: Iterable[AlignedPair], q: FloatArray) -> FloatArray:
@@ -30,6 +31,4 @@ def refine_rotation(pairs: Iterable[AlignedPair], q: FloatArray) -> FloatArray:
             cross += source.T.astype(np.float64) @ suspect.astype(np.float64) / weight
     if not cross.any() or not np.isfinite(cross).all():
         return q
-    u, _, vt = np.linalg.svd(cross)
-    result: FloatArray = ((u @ vt) @ q).astype(np.float32)
-    return result
+    return polar(cross)[0] @ q

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drupe.model import Block
 from drupe.readers.interface import Absent, FloatArray
 from drupe.recover.parts import Parts
 from drupe.recover.units import finite
@@ -95,6 +94,4 @@ def respond(matrix: FloatArray, tokens: FloatArray) -> FloatArray:
 
 def token_table(parts: Parts, rows: NDArray[np.intp]) -> FloatArray:
     """The embeddings of the given tokens; reads only these rows."""
-    matrix = parts.places["embed", None]
-    blocks = [Block(matrix, int(row), int(row) + 1, 0, matrix.columns) for row in rows]
-    return np.concatenate(parts.model.read(blocks))
+    return parts.rows(parts.places["embed", None], rows)

@@ -91,21 +91,23 @@ class RowRecovery:
     z: float
 
 
-def recover_rows(suspect: FloatArray, source: FloatArray) -> RowRecovery:
+def recover_rows(suspect: FloatArray, source: FloatArray, whole: FloatArray | None = None) -> RowRecovery:
     """Find the row map on one half of the columns and test it on the other (held out, so z is honest).
 
-    ``rows`` is None when no map is significant, or none explains more than the rows as they stand.
+    ``rows`` is None when no map is significant, or none explains more than the rows as they stand. When the two are
+    the same sample of the rows, ``whole`` has all rows of the source, and the map is one into it.
     """
     in_place = row_permutation_z(suspect, source)
     if suspect.shape != source.shape:
         return RowRecovery(None, in_place)
     half = suspect.shape[1] // 2
-    candidate = match_rows(suspect[:, :half], source[:, :half])
-    z = mapped_z(suspect[:, half:], source[:, half:], candidate)
+    choice = source if whole is None else whole
+    candidate = match_rows(suspect[:, :half], choice[:, :half])
+    z = mapped_z(suspect[:, half:], choice[:, half:], candidate)
     stays = mapped_z(suspect[:, half:], source[:, half:], in_order(candidate))
     if z < SIGNIFICANT_Z or z < MOVED_GAIN * stays:
         return RowRecovery(None, in_place)
-    return RowRecovery(match_rows(suspect, source), z)
+    return RowRecovery(match_rows(suspect, choice), z)
 
 
 def in_order(rows: RowMap) -> RowMap:
