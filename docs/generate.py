@@ -58,6 +58,7 @@ SIGNALS = (
     Signal("weights.gains", "weights", ("recover.quoted",), "quoted.gains_null"),
     Signal("weights.deviations", "weights", ("recover.quoted:shift_test",), "quoted.deviations_null"),
     Signal("weights.embedding_axes", "weights", ("recover.quoted:shared_axes",), "quoted.axes_null"),
+    Signal("weights.placing", "weights", ("recover.placing",), "placing.null"),
     Signal("weights.adapter", "weights", ("recover.adapters",), "adapters.null"),
     Signal("names", "architecture", ("signals.names",), "names.null"),
     Signal("structure.graph", "architecture", ("signals.structure",), "structure.null"),

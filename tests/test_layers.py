@@ -62,6 +62,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # what needs the tensors of both models
     ("residual", "lattice", "recover.units", "recover.parts", "recover.spectrum", "recover.adapt"),
     ("recover.merge",),
+    ("recover.placing",),
     ("recover.tokens", "recover.adapter_factors"),
     ("recover.profile", "recover.admissible", "recover.contents", "recover.adapters", "recover.tensors"),
     ("recover.vectors",),

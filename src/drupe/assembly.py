@@ -17,7 +17,9 @@ from drupe.diagnose import Diagnosis, Kind, Origin, PartResult, Transformation, 
 from drupe.diagnose.kinds import Value
 from drupe.division import Part, divide
 from drupe.messages import Message, msg
+from drupe.model import Model
 from drupe.recover.merge import find_mixture
+from drupe.recover.placing import finding_of, place, reason_of
 from drupe.roles import is_table_role
 from drupe.signals import declared
 from drupe.signals.interface import Component, Finding, Measured, Skipped
@@ -67,7 +69,12 @@ def examine(suspect: Subject, sources: Sequence[Subject], budget: Budget = AUTO)
         )  # nothing corresponds: that is a result of the whole
     level = next((level for level in ("headers", "sample") if level in levels), "full")
     combined = _combine(replace(whole, level=level), results, suspect, sources)
-    return _merged(combined, suspect, sources) if len(mine) == 1 and level == "full" else combined
+    if len(mine) > 1 or level != "full" or suspect.model is None:
+        return combined
+    models = [side.model for side in sources if side.model is not None]
+    if combined.origin is not Origin.DESCENT or len(models) < len(sources):
+        return combined
+    return _placed(_merged(combined, suspect.model, models, sources), suspect.model, models, sources)
 
 
 def _is_opaque(suspect: Subject) -> bool:
@@ -76,14 +83,29 @@ def _is_opaque(suspect: Subject) -> bool:
     return bool(matrices) and not any(matrix.role for matrix in matrices)
 
 
-def _merged(found: Diagnosis, suspect: Subject, sources: Sequence[Subject]) -> Diagnosis:
+def _placed(
+    found: Diagnosis, suspect: Model, models: Sequence[Model], sources: Sequence[Subject]
+) -> Diagnosis:
+    """The same with what three points tell: which of them lies between the two others."""
+    findings: list[Finding] = []
+    reasons: list[Message] = []
+    for placing in place(suspect, models):
+        names = [msg("placing.suspect")]
+        names += [msg("placing.source", number=k + 1, name=_name_of(sources[k], k)) for k in placing.sources]
+        findings.append(finding_of(placing, names))
+        reason = reason_of(placing, names)
+        reasons += [reason] if reason is not None else []
+    comparison = replace(found.comparison, findings=(*found.comparison.findings, *findings))
+    return replace(found, comparison=comparison, reasons=(*found.reasons, *reasons))
+
+
+def _merged(
+    found: Diagnosis, suspect: Model, models: Sequence[Model], sources: Sequence[Subject]
+) -> Diagnosis:
     """The same with the parents named, when several of the sources together explain what one of them does not."""
-    models = [side.model for side in sources if side.model is not None]
-    is_open = suspect.model is not None and len(models) == len(sources)
-    if found.origin is not Origin.DESCENT or not is_open or not _TRAINED & found.kinds:
+    if not _TRAINED & found.kinds:
         return found
-    assert suspect.model is not None
-    mixture = find_mixture(suspect.model, models)
+    mixture = find_mixture(suspect, models)
     if mixture is None:
         return found
     parents: list[Value] = [

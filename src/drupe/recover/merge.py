@@ -50,7 +50,7 @@ class Mixture:
 def find_mixture(suspect: Model, sources: Sequence[Model]) -> Mixture | None:
     """The mixture of at least two of the sources that explains the suspect, or None."""
     sides = [parts_of(model) for model in (suspect, *sources)]
-    stacks = _common(sides)
+    stacks = common_matrices(sides)
     if not stacks:
         return None
     dtype = _dtype(suspect)
@@ -65,7 +65,7 @@ Stack = tuple[FloatArray, NDArray[np.float32]]
 """One matrix of the suspect, flat, and of the sources (sources, entries)."""
 
 
-def _common(sides: Sequence[Parts]) -> list[Stack]:
+def common_matrices(sides: Sequence[Parts]) -> list[Stack]:
     """Matrices that all sides have at one place and in one size, spread over the model."""
     places = sorted(set.intersection(*(set(side.places) for side in sides)), key=str)
     places = [p for p in places if len({(s.places[p].rows, s.places[p].columns) for s in sides}) == 1]
