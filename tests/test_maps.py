@@ -27,6 +27,7 @@ CASES: dict[str, tuple[Edit, ...]] = {
     "tokens": (("permute_vocabulary", {}),),
     "rescaled": (("rescale_units", {}),),
     "flipped and rescaled": (("permute_hidden", {"flip": True}), ("rescale_units", {})),
+    "rotated, narrower": (("rotate", {}), ("prune_hidden", {"keep": 0.75})),
     "rotated, half of the units": (("prune_units", {"keep": 0.5}), ("rotate", {})),
     "layers": (("map_layers", {"order": [0, 2, 3]}),),
 }
@@ -43,7 +44,10 @@ def undone(
         o = o * archive[entry["source_gain"]]
     if "rotation" in part:
         q = archive[part["rotation"]]
-        s = q @ s if output else s @ q.T
+        if q.shape[0] == q.shape[1]:
+            s = q @ s if output else s @ q.T
+        else:
+            o = q.T @ o if output else o @ q
     if "hidden" in part:
         columns, signs = archive[part["hidden"]], archive[part["signs"]]
         o = o[columns] * signs[:, None] if output else o[:, columns] * signs

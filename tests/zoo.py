@@ -23,6 +23,7 @@ from zoo_exact import fold_gains, permute_heads, permute_units, rescale_units, r
 from zoo_files import Checkpoint, Tensor, Tensors, read_model, save, write_model
 from zoo_maps import (
     permute_any_units,
+    permute_experts,
     permute_hidden,
     permute_vocabulary,
     prune_hidden,
@@ -203,7 +204,15 @@ EDITS: dict[str, Edit] = {
         poison,
         drop_tokenizer,
         set_config,
-        *(permute_any_units, permute_hidden, permute_vocabulary, prune_units, prune_hidden, rescale_heads),
+        *(
+            permute_any_units,
+            permute_experts,
+            permute_hidden,
+            permute_vocabulary,
+            prune_units,
+            prune_hidden,
+            rescale_heads,
+        ),
         *(to_experts, slerp, arithmetic, dare, ties),
     )
 }

@@ -132,6 +132,23 @@ def permute_vocabulary(model: Checkpoint, *, seed: int = 0) -> Checkpoint:
     return Checkpoint(tensors, model.config, tokenizer, model.dtype, model.shards, model.extras)
 
 
+def permute_experts(model: Checkpoint, *, seed: int = 0) -> Checkpoint:
+    """The experts of every layer in another order, the router's rows with them (Mixtral names)."""
+    dice, tensors = np.random.default_rng(seed), dict(model.tensors)
+    for layer in range(depth(tensors)):
+        base = f"model.layers.{layer}.block_sparse_moe."
+        if f"{base}gate.weight" not in tensors:
+            continue  # a dense layer
+        order = dice.permutation(model.tensors[f"{base}gate.weight"].shape[0])  # new number -> old number
+        tensors[f"{base}gate.weight"] = np.ascontiguousarray(model.tensors[f"{base}gate.weight"][order])
+        for new, old in enumerate(order):
+            for part in ("w1", "w2", "w3"):
+                tensors[f"{base}experts.{new}.{part}.weight"] = model.tensors[
+                    f"{base}experts.{old}.{part}.weight"
+                ]
+    return model.with_tensors(tensors)
+
+
 def to_experts(
     model: Checkpoint, *, experts: int = 4, sigma: float = 0.0, share: float = 1.0, seed: int = 0
 ) -> Checkpoint:

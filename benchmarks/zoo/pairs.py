@@ -188,7 +188,58 @@ def _combinations() -> Iterator[Plan]:
             "combined", (grow,), (kind, "vocabulary_changed"), DERIVED, (*PLAIN, "qwen", "moe"), child=child
         )
     yield Plan("combined", (int4,), ("quantised", "fine_tuned"), DERIVED, child="ft")
+    yield from _grids_moved(rotate, _edit("permute_hidden"), fold)
     yield Plan("combined", (_edit("cast", to="fp16"), units), ("cast", "permuted"))
+
+
+def _grids_moved(rotate: Edit, hidden: Edit, fold: frozenset[str]) -> Iterator[Plan]:
+    """A grid under a later permutation, rotation, noise or rounding, and over an earlier one."""
+    turned = ("quantised", "rotated")
+    for bits in (8, 4, 3):
+        grid = _edit("quantise", bits=bits, group=32)
+        truth = {"bits": bits}
+        for edits in ((grid, rotate), (rotate, grid)):
+            yield Plan("grid and rotation", edits, turned, families=PLAIN, truth=truth, optional=fold)
+        for edits in ((grid, hidden), (hidden, grid)):
+            kinds = ("quantised", "permuted")
+            yield Plan("grid and permutation", edits, kinds, families=LLAMA, truth=truth)
+    for bits, sigma, kinds in (
+        (4, 0.05, ("quantised", "gaussian_noise")),
+        (8, 0.02, ("gaussian_noise", "quantised")),
+    ):
+        edits = (_edit("quantise", bits=bits, group=32), _edit("noise", sigma=sigma))
+        yield Plan("grid and noise", edits, kinds, truth={"bits": bits, "sigma": sigma})
+    yield Plan(
+        "units pruned, rotated",
+        (_edit("prune_units", keep=0.75), rotate),
+        ("width_pruned", "rotated"),
+        DERIVED,
+        PLAIN,
+        optional=fold,
+    )
+    for keep in (0.9, 0.75, 0.5):
+        edits = (rotate, _edit("prune_hidden", keep=keep))
+        yield Plan("rotated, narrower", edits, ("width_pruned", "rotated"), DERIVED, PLAIN, optional=fold)
+    yield Plan(
+        "upcycled, rotated",
+        (rotate, _edit("to_experts")),
+        ("moe_upcycled", "rotated"),
+        DERIVED,
+        PLAIN,
+        {"experts": 4},
+        fold,
+    )
+    for seed in range(3):
+        order = (_edit("permute_experts", seed=seed),)
+        yield Plan("permuted experts", order, ("permuted",), families=("moe",))
+    yield Plan(
+        "permuted experts",
+        (_edit("permute_experts"),),
+        ("fine_tuned", "permuted"),
+        DERIVED,
+        ("moe",),
+        child="ft",
+    )
 
 
 def _children() -> Iterator[Pair]:

@@ -40,6 +40,8 @@ class Lattice:
     ``fill``: rms of (A - B) / step times sqrt 12: 1 when B is A rounded (uniform errors), less when A is B changed a
     little, more after training.
     """
+    scheme: str | None = None
+    """Name of a code that is no even grid."""
 
 
 def explains(lattice: Lattice) -> bool:

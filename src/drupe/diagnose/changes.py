@@ -9,6 +9,7 @@ from drupe.diagnose.kinds import Kind, Transformation, Value
 from drupe.diagnose.residual import classify
 from drupe.fingerprint import Fingerprint
 from drupe.messages import Message, msg
+from drupe.recover.experts import expert_of
 from drupe.recover.findings import Basis, Lineage, PairFacts
 from drupe.recover.parts import dense_role
 
@@ -51,6 +52,7 @@ def _renamed(c: Comparison) -> list[Transformation]:
         for match in (c.lineage.evidence.strong if c.lineage else c.sketch.matched)
         if right[match.source].tensor != left[match.suspect].tensor
         and not _is_expert_of(left[match.suspect].role, right[match.source].role)
+        and not _is_other_expert(left[match.suspect].role, right[match.source].role)
         and not {right[match.source].role, left[match.suspect].role} <= {"embed", "head"}  # a tied head
     }
     if not renamed:
@@ -117,12 +119,30 @@ def _moved(lineage: Lineage) -> list[Transformation]:
         for what in ("units", "heads", "vocabulary")
         if any(pair.moved == what and pair.reordered for pair in lineage.pairs if pair.proven)
     ]
+    experts = _experts_moved(lineage)
+    if experts:
+        found.append(Transformation(Kind.PERMUTED, {"what": "experts", "map": experts}))
     hidden = lineage.hidden
     if hidden is not None and hidden.kept == 1.0:
         found.insert(0, Transformation(Kind.PERMUTED, {"what": "hidden", "negated": hidden.flipped}))
     if lineage.basis is Basis.ROTATED:
         found.insert(0, Transformation(Kind.ROTATED))
     return found
+
+
+def _experts_moved(lineage: Lineage) -> dict[str, Value]:
+    """``layer.expert`` of the suspect -> number of the source's expert, where any of them moved."""
+    table: dict[str, Value] = {}
+    for pair in lineage.pairs:
+        mine, theirs = expert_of(pair.suspect.role), expert_of(pair.source.role)
+        if pair.proven and mine is not None and theirs is not None:
+            table[f"{pair.suspect.layer}.{mine[1]}"] = theirs[1]
+    return table if any(int(key.rpartition(".")[2]) != value for key, value in table.items()) else {}
+
+
+def _is_other_expert(suspect: str | None, source: str | None) -> bool:
+    """Whether two experts have changed places: their order is told by itself, not as a rename."""
+    return suspect != source and expert_of(suspect) is not None and expert_of(source) is not None
 
 
 def _is_expert_of(suspect: str | None, source: str | None) -> bool:
@@ -150,6 +170,8 @@ def _widths(lineage: Lineage) -> list[Transformation]:
     kept: dict[str, Value] = {}
     if lineage.hidden is not None and lineage.hidden.kept < 1.0:
         kept["hidden"] = round(lineage.hidden.kept, 4)
+    if lineage.rotation is not None and lineage.rotation.shape[1] < len(lineage.rotation):
+        kept["hidden"] = round(lineage.rotation.shape[1] / len(lineage.rotation), 4)
     shares = [
         pair.suspect.rows / pair.source.rows
         for pair in lineage.pairs

@@ -16,6 +16,7 @@ from drupe.lattice import BEYOND_GRID, FULL_GRID, Lattice
 from drupe.messages import Message, msg
 from drupe.recover.align import SAMPLE_ROWS
 from drupe.recover.findings import Feedback, Lineage, PairFacts
+from drupe.residual import Residual
 from drupe.roles import is_table_role
 
 TRAINED_EDGE = 1.15
@@ -50,6 +51,8 @@ UNSEEN_FILL = 1.5
 """Size of the errors of any matrix over that of the measured ones; at most 1.2 with GPTQ."""
 MAX_ROUNDING = 0.5
 """Relative change beyond which two packings of the same weights are not taken for such: 2 bits leave 0.4."""
+MIN_BESIDE = 0.2
+"""Change beside a replayed rounding, over the whole difference, below which it is rounding of the scales."""
 ROUNDING = 3.0
 """Changes below this many rounding errors of the storage type cannot be told from rounding."""
 FLOAT_ROUNDING = 3e-7
@@ -99,7 +102,7 @@ def classify(c: Comparison, lineage: Lineage) -> Outcome:
         return Outcome((Transformation(Kind.UNKNOWN_CHANGE, {"relative_change": None}),), False, ())
     if any(pair.negated for pair in lineage.pairs if pair.proven):
         return _negated(lineage, pairs)
-    pool = _pool(pairs)
+    pool = _pool([pair.residual for pair in pairs])
     if all(pair.residual.equal == 1.0 for pair in pairs):
         if any(pair.folded is not None for pair in pairs):  # equal only after scales were undone
             return _with_outside(_factors(pairs), lineage, pool)
@@ -128,6 +131,10 @@ def _with_outside(outcome: Outcome, lineage: Lineage, pool: _Pool) -> Outcome:
     ]
     if Kind.QUANTISED in kinds:  # an uneven code leaves errors with a direction in tables, which have a mean
         trained = [rho for rho in trained if rho > 2.0 * pool.rho]
+    if (
+        lineage.rotation is not None
+    ):  # noise of the other matrices turns the basis a little, tables show it best
+        trained = [rho for rho in trained if rho > pool.rho]
     moved = lineage.vectors_change or 0.0
     noise = pool.rho if Kind.GAUSSIAN_NOISE in kinds else 0.0
     if trained:
@@ -169,7 +176,7 @@ def _negated(lineage: Lineage, pairs: Sequence[PairFacts]) -> Outcome:
     change = Transformation(Kind.RESCALED, {"factors": factors})
     if all(pair.residual.after_unit_scale <= SCALE_TOLERANCE for pair in pairs):
         return Outcome((change,), False, (msg("diagnosis.rescaled"),))
-    rest = _noise_or_training(_pool(pairs), lineage)
+    rest = _noise_or_training(_pool([pair.residual for pair in pairs]), lineage)
     return Outcome((change, *rest.changes), False, (msg("diagnosis.rescaled"), *rest.reasons))
 
 
@@ -204,10 +211,8 @@ def _cast(c: Comparison, pairs: Sequence[PairFacts]) -> Transformation | None:
     return _dtype_change(c) or Transformation(Kind.CAST, {"from": "F32", "to": rounded[0].residual.cast})
 
 
-def _pool(pairs: Sequence[PairFacts]) -> _Pool:
-    deep = [pair.residual for pair in pairs if not np.isnan(pair.residual.edge)] or [
-        p.residual for p in pairs
-    ]
+def _pool(residuals: Sequence[Residual]) -> _Pool:
+    deep = [residual for residual in residuals if not np.isnan(residual.edge)] or list(residuals)
     logs = [float(np.log(residual.edge)) for residual in deep if residual.edge > 0]
     return _Pool(
         rho=float(np.median([r.rho for r in deep])),
@@ -226,15 +231,15 @@ def _pool(pairs: Sequence[PairFacts]) -> _Pool:
 def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
     """The suspect lies on a grid (stored packed, or rounded), or the source is what its grid made of the suspect."""
     stored, other = c.suspect.storage.quantised_bits, c.source.storage.quantised_bits
-    tested = [pair for pair in pairs if pair.raw and not np.isnan(pair.residual.edge)]
-    original = _unrounded(c, tested, pool) if other > 0 else None
+    tested = [pair for pair in pairs if not np.isnan(pair.residual.edge)]
+    original = _unrounded(c, [pair for pair in tested if pair.raw], pool) if other > 0 else None
     if original is not None:
         return original
     grids = [pair.lattice for pair in tested if pair.lattice is not None]
     on_grid = bool(tested) and len(grids) >= LATTICE_SHARE * len(tested)
     by_storage = stored > 0 and not 0 < other <= stored
     if not on_grid and not by_storage:
-        return _quantised_then_rounded(tested, pool)
+        return _replayed(c, tested, pool) or _quantised_then_rounded(tested, pool)
     change = _grid_change(c, grids, by_storage=by_storage)
     beyond = float(np.median([grid.beyond_half_step for grid in grids])) if grids else 0.0
     moved = sum(grid.beyond_half_step > 2 * BEYOND_GRID for grid in grids)
@@ -251,6 +256,22 @@ def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcom
     trained = _training(pool)
     reason = msg("diagnosis.quantised_trained", beyond=f"{beyond:.1%}", edge=f"{pool.edge:.2f}")
     return Outcome((trained, change) if pool.rho > 0.3 else (change, trained), False, (reason,))
+
+
+def _replayed(c: Comparison, tested: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
+    """Rounding the source explains most of the difference; what is left beside it is a change of its own."""
+    rounded = [pair for pair in tested if pair.replayed is not None and pair.remainder is not None]
+    if c.lineage is None or not rounded or len(rounded) < LATTICE_SHARE * len(tested):
+        return None
+    change = _grid_change(c, [pair.replayed for pair in rounded if pair.replayed], by_storage=False)
+    left = _pool([pair.remainder for pair in rounded if pair.remainder])
+    reason = msg("diagnosis.replayed", share=f"{1.0 - (left.rho / pool.rho) ** 2:.1%}")
+    if left.sigma < ROUNDING * max(left.floor, FLOAT_ROUNDING) or left.rho < MIN_BESIDE * pool.rho:
+        return Outcome((change,), False, (reason,))
+    rest = _noise_or_training(left, c.lineage)
+    is_smaller = 2.0 * left.rho**2 > pool.rho**2
+    changes = (*rest.changes, change) if is_smaller else (change, *rest.changes)
+    return Outcome(changes, False, (reason, *rest.reasons))
 
 
 def _is_compensated(feedback: Feedback, grids: Sequence[Lattice], pool: _Pool) -> bool:
@@ -297,6 +318,9 @@ def _grid_change(c: Comparison, grids: Sequence[Lattice], *, by_storage: bool) -
     scheme = _scheme(c) if by_storage else None
     bits = _bits(scheme) if scheme else int(np.median([grid.bits for grid in grids]))
     group = Counter(grid.group for grid in grids).most_common(1)[0][0] if grids else None
+    named = Counter(grid.scheme for grid in grids).most_common(1)
+    if scheme is None and named and named[0][0] is not None:
+        scheme = named[0][0]
     if scheme is None:
         scheme = "symmetric" if sum(grid.symmetric for grid in grids) > 0.5 * len(grids) else "asymmetric"
     return Transformation(Kind.QUANTISED, {"bits": bits, "group": group, "scheme": scheme})

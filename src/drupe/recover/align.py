@@ -16,7 +16,7 @@ from drupe.model import Block, Matrix
 from drupe.readers.interface import FloatArray
 from drupe.recover.hidden import HiddenMap
 from drupe.recover.parts import HIDDEN_ROLES, OUTPUT_ROLES, Parts, Place, dense_role, runs
-from drupe.recover.rotation import undo_rotation
+from drupe.recover.rotation import NarrowTurn, undo_rotation
 from drupe.recover.tokens import TokenRows, shared_tokens
 from drupe.recover.units import (
     MAX_ROWS,
@@ -35,6 +35,8 @@ from drupe.signals.sketch.spread import is_sampled
 
 MOVED_CHANGE = 0.5
 """Relative change below which rows are taken to stand where they stood."""
+ROW_ROLES = ("q", "k", "v", "o", "router")
+"""Matrices whose rows (o: columns) may stand in another order by themselves: heads, experts."""
 POSITIONS = ("position", "token_type")
 CONTROLS = 3
 CONTROL_FACTOR = 2.0
@@ -55,9 +57,15 @@ class Plan:
     layer_map: tuple[tuple[int, int], ...]
     rotation: FloatArray | None
     full: bool
-    hidden: HiddenMap | None = None
+    hidden: HiddenMap | NarrowTurn | None = None
+    """Brings the source into the suspect's dimensions, where those are fewer or in another order."""
     lean: bool = False
     """Of every matrix some evenly spread units or tokens only: turning all of them back is what costs."""
+
+    @property
+    def folds(self) -> bool:
+        """Whether norm gains are folded into the matrices behind them: only so does a rotation undo."""
+        return self.rotation is not None or isinstance(self.hidden, NarrowTurn)
 
     def taken(self, count: int) -> Numbers | slice:
         """Which of ``count`` units or tokens are looked at."""
@@ -75,7 +83,7 @@ class AlignedPair:
     suspect_values: FloatArray
     source_values: FloatArray
     raw: bool
-    """Whether the suspect's values are as stored (no rotation, no folding): grids are visible only then."""
+    """Whether the suspect's values are as stored (no rotation, no folding)."""
     z: float
     moved: str | None = None
     reordered: bool = False
@@ -84,6 +92,8 @@ class AlignedPair:
     """The suspect's values are the source's times a negative factor; they were negated back."""
     numbers: Numbers | None = None
     """Which of the suspect's units, and of the source's, the values are; None: all of them, in order."""
+    stored: FloatArray | None = None
+    """The suspect's values before a rotation was undone."""
     partners: Numbers | None = None
     """(k, 2): units or tokens of the suspect, and of the source, that belong together; None: all stand in place."""
     gains: tuple[FloatArray | None, FloatArray | None] = (None, None)
@@ -131,17 +141,16 @@ def _token_pair(
     if tokens is None or not plan.full:
         return in_place or _plain(a, b, place, place, plan, crop=True)
     taken = plan.taken(len(tokens.suspect))
-    suspect, source = a.rows(mine, tokens.suspect[taken]), b.rows(theirs, tokens.source[taken])
+    gains = _gains(a, b, place, place, (mine, theirs), plan)
+    suspect = _times(a.rows(mine, tokens.suspect[taken]), gains[0])
+    source = _times(b.rows(theirs, tokens.source[taken]), gains[1])
     if plan.hidden is not None:
         moved = plan.hidden.apply(place[0], source)
         source = source if moved is None else moved
     if suspect.shape != source.shape:
         return None
-    gains: tuple[FloatArray | None, FloatArray | None] = (None, None)
     if plan.rotation is not None:
-        gains = _gain(a, place, suspect), _gain(b, place, source)
-        suspect = undo_rotation(place[0], _times(suspect, gains[0]), plan.rotation)
-        source = _times(source, gains[1])
+        suspect = undo_rotation(place[0], suspect, plan.rotation)
     z = row_permutation_z(suspect, source)
     partners = np.stack([tokens.suspect[taken], tokens.source[taken]], axis=1)
     found = AlignedPair(place, mine, theirs, suspect, source, False, z, partners=partners, gains=gains)
@@ -168,20 +177,20 @@ def _plain(
         right = b.places.get(("embed", None))
     if left is None or right is None:
         return None
-    loaded = _both(a, b, left, right, mine[0], plan, crop=crop)
+    gains = _gains(a, b, mine, theirs, (left, right), plan)
+    loaded = _both(a, b, left, right, mine[0], plan, gains, crop=crop)
     if loaded is None:
         return None
     suspect, source = loaded
     numbers = _numbers(mine[0], left, plan)
     if suspect.shape == source.shape and not (plan.lean and _is_output(mine[0])):
         suspect, source, numbers = _drop_empty_rows(mine[0], suspect, source, numbers)
-    gains: tuple[FloatArray | None, FloatArray | None] = (None, None)
+    stored = None
     if plan.rotation is not None:
-        gains = _gain(a, mine, suspect), _gain(b, theirs, source)
-        suspect = undo_rotation(mine[0], _times(suspect, gains[0]), plan.rotation)
-        source = _times(source, gains[1])
+        stored = suspect if gains[0] is None or (gains[0] == 1.0).all() else None
+        suspect = undo_rotation(mine[0], suspect, plan.rotation)
     found = AlignedPair(
-        mine, left, right, suspect, source, plan.rotation is None, 0.0, numbers=numbers, gains=gains
+        mine, left, right, suspect, source, not plan.folds, 0.0, numbers=numbers, gains=gains, stored=stored
     )
     if suspect.shape != source.shape:
         return found
@@ -193,14 +202,14 @@ def _plain(
 
 
 def _both(
-    a: Parts, b: Parts, left: Matrix, right: Matrix, role: str, plan: Plan, *, crop: bool
+    a: Parts, b: Parts, left: Matrix, right: Matrix, role: str, plan: Plan, gains: Gains, *, crop: bool
 ) -> tuple[FloatArray, FloatArray] | None:
-    """Values of both sides, the source's in the suspect's dimensions; None when they cannot correspond."""
+    """Values of both sides, gains folded, the source's in the suspect's dimensions; None: they cannot correspond."""
     if plan.hidden is not None:
-        moved = plan.hidden.apply(role, b.model.load(right))
+        moved = plan.hidden.apply(role, _times(b.model.load(right), gains[1]))
         if moved is None:
             return None
-        suspect = a.model.load(left)
+        suspect = _times(a.model.load(left), gains[0])
         source = moved[: len(suspect)] if crop else moved
         suspect = suspect[: len(source)] if crop else suspect
         suspect, source = (_sample(role, values, plan) for values in (suspect, source))
@@ -211,7 +220,8 @@ def _both(
         if (differs[1] and not (axis == 1 and plan.full)) or (differs[0] and not crop and not plan.full):
             return None
         rows = min(left.rows, right.rows) if crop else None
-        suspect, source = (_values(p, m, role, rows, plan) for p, m in ((a, left), (b, right)))
+        sides = ((a, left, gains[0]), (b, right, gains[1]))
+        suspect, source = (_times(_values(p, m, role, rows, plan), gain) for p, m, gain in sides)
     if suspect.shape == source.shape:
         return suspect, source
     units = role.rpartition(".")[2]
@@ -255,12 +265,22 @@ def _drop_empty_rows(
     return suspect[kept], source[kept], numbers
 
 
-def _gain(parts: Parts, place: Place, values: FloatArray) -> FloatArray | None:
+Gains = tuple[FloatArray | None, FloatArray | None]
+
+
+def _gains(a: Parts, b: Parts, mine: Place, theirs: Place, sides: tuple[Matrix, Matrix], plan: Plan) -> Gains:
+    """The norm gains in front of both matrices, where the plan folds them."""
+    if not plan.folds:
+        return None, None
+    return _gain(a, mine, sides[0].columns), _gain(b, theirs, sides[1].columns)
+
+
+def _gain(parts: Parts, place: Place, columns: int) -> FloatArray | None:
     """The norm gain in front of a matrix, to be folded in; output matrices have none."""
     if place[0].rpartition(".")[2] not in ("q", "k", "v", "gate", "up", "head"):
         return None
     gain = parts.gain(*place)
-    return None if gain is None or gain.size != values.shape[1] else gain
+    return None if gain is None or gain.size != columns else gain
 
 
 def _times(values: FloatArray, gain: FloatArray | None) -> FloatArray:
@@ -283,7 +303,7 @@ def _layer(
         for stack in sorted({role[: -len("up")] for role in found if role.rpartition(".")[2] == "up"}):
             found = _undo_units(b, found, stack, plan)
         for role, pair in found.items():
-            if role.rpartition(".")[2] in ("q", "k", "v", "o") and not _in_place(pair):
+            if role.rpartition(".")[2] in ROW_ROLES and not _in_place(pair):
                 found[role] = _undo_rows(pair, _whole(b, pair, plan))
         found = {role: pair for role, pair in found.items() if _is_square(pair)}
         found = {role: _negated_back(pair) for role, pair in found.items()}
@@ -315,7 +335,8 @@ def _other_z(b: Parts, pair: AlignedPair, role: str, layer: int, plan: Plan) -> 
     if (matrix.rows, matrix.columns) != (pair.source.rows, pair.source.columns):
         return 0.0
     if plan.hidden is not None:
-        values = b.model.load(matrix)
+        gain = _gain(b, (role, layer), matrix.columns) if plan.folds else None
+        values = _times(b.model.load(matrix), gain)
         moved = plan.hidden.apply(role, values)
         values = _sample(role, values if moved is None else moved, plan)
         rows = min(len(values), len(pair.suspect_values))
@@ -335,7 +356,7 @@ def _other_z(b: Parts, pair: AlignedPair, role: str, layer: int, plan: Plan) -> 
     if is_output:
         values = values[:, plan.taken(matrix.columns)]
     if plan.rotation is not None:
-        values = _times(values, _gain(b, (role, layer), values))
+        values = _times(values, _gain(b, (role, layer), matrix.columns))
     return abs(row_permutation_z(pair.suspect_values[: step * (count // step) : step], values))
 
 
@@ -373,11 +394,9 @@ def _whole(b: Parts, pair: AlignedPair, plan: Plan) -> FloatArray:
     """All units of the source of a pair."""
     if not plan.lean:
         return pair.source_values
-    values = b.model.load(pair.source)
-    if plan.hidden is not None:
-        moved = plan.hidden.apply(pair.place[0], values)
-        values = values if moved is None else moved
-    return values if plan.rotation is None else _times(values, pair.gains[1])
+    values = _times(b.model.load(pair.source), pair.gains[1])
+    moved = None if plan.hidden is None else plan.hidden.apply(pair.place[0], values)
+    return values if moved is None else moved
 
 
 def _undo_units(b: Parts, found: dict[str, AlignedPair], stack: str, plan: Plan) -> dict[str, AlignedPair]:
@@ -427,7 +446,8 @@ def _move(pair: AlignedPair, rows: RowMap, whole: FloatArray, z: float) -> Align
     role = pair.place[0]
     suspect = _units(role, _units(role, pair.suspect_values)[found])
     source = _units(role, whole[partner])
-    kind = "units" if pair.place[0].rpartition(".")[2] in ("gate", "up", "down") else "heads"
+    last = role.rpartition(".")[2]
+    kind = "units" if last in ("gate", "up", "down") else "experts" if last == "router" else "heads"
     reordered = bool((np.diff(partner) < 0).any())
     moved = replace(pair, suspect_values=suspect, source_values=source, z=z, moved=kind, reordered=reordered)
     return replace(moved, partners=np.stack([mine, theirs], axis=1), control=0.0)

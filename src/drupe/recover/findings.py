@@ -47,6 +47,10 @@ class PairFacts:
     source_lattice: Lattice | None = None
     """The grid of the source's own values, with the suspect's distances from it."""
     delta: DeltaGrid | None = None
+    replayed: Lattice | None = None
+    """The rounding of the source that explains most of the difference, where no grid is seen."""
+    remainder: Residual | None = None
+    """What is left beside that rounding."""
     negated: bool = False
     reordered: bool = False
     folded: Residual | None = None

@@ -41,6 +41,13 @@ class HiddenMap:
         """Share of the source's dimensions that the suspect has."""
         return len(self.columns) / self.source_width
 
+    def restore(self, role: str, values: FloatArray) -> FloatArray:
+        """Values in the suspect's dimensions, all of which are the source's, in the source's order and signs."""
+        order = np.argsort(self.columns)
+        if role.rpartition(".")[2] in OUTPUT_ROLES:
+            return (values * self.signs[:, None])[order]
+        return (values * self.signs)[:, order]
+
     def apply(self, role: str, source: FloatArray) -> FloatArray | None:
         """The source's matrix in the suspect's dimensions; None when it does not live in the residual stream."""
         if role.rpartition(".")[2] in OUTPUT_ROLES:

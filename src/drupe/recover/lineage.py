@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from drupe.lattice import delta_grid, explains, find_lattice
 from drupe.model import Matrix, Model
 from drupe.readers.interface import Absent, FloatArray
 from drupe.recover import profile as profiles
@@ -21,15 +20,17 @@ from drupe.recover import spectrum as spectra
 from drupe.recover.admissible import Admissible, admissible
 from drupe.recover.align import AlignedPair, Plan, align, spread
 from drupe.recover.contents import match_contents
+from drupe.recover.experts import expert_of, in_order
 from drupe.recover.feedback import feedback
 from drupe.recover.findings import Basis, Lineage, Matches, PairFacts
+from drupe.recover.grids import Grids, find_grids
 from drupe.recover.hidden import find_hidden
 from drupe.recover.parts import Parts, Place, dense_role, parts_of
 from drupe.recover.permuted import compare_rows
 from drupe.recover.profile_opaque import compare_opaque
 from drupe.recover.quoted import gain_correlation
 from drupe.recover.refine import refine_rotation
-from drupe.recover.rotation import find_rotation
+from drupe.recover.rotation import NarrowTurn, find_rotation
 from drupe.recover.tensors import match_tensors
 from drupe.recover.vectors import compare_vectors
 from drupe.residual import Residual, measure, unit_scales
@@ -153,6 +154,7 @@ def _in_place(
     voted = map_layers(mine, theirs, evidence, facts)
     layer_map = _complete(mine, theirs, voted)
     chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
+    mine = in_order(mine, theirs, chosen)
     hidden = find_hidden(mine, theirs) if full and _is_narrower(mine, theirs) else None
     pairs, arrays = _measure(mine, theirs, Plan(chosen, None, full, hidden))
     doubtful = 2 * sketch.agreement - 1 < PLAIN_CORRELATION
@@ -222,9 +224,9 @@ def _rotated(
     if rotation is None and not in_place:
         return Lineage(Basis.ROTATED, evidence, profile, full=full, layer_map=profile.layer_map)
     turn = None if rotation is None or rotation.is_near_identity else rotation.matrix
-    if turn is not None and full:
-        turn = refine_rotation(align(mine, theirs, Plan(chosen, turn, True)), turn)
-    pairs, arrays = _measure(mine, theirs, Plan(chosen, turn, True, lean=lean))
+    if rotation is not None and turn is not None and full and not rotation.is_narrow:
+        turn = refine_rotation(align(mine, theirs, _turning(chosen, turn)), turn)
+    pairs, arrays = _measure(mine, theirs, _turning(chosen, turn, lean=lean))
     return Lineage(
         Basis.RAW if turn is None else Basis.ROTATED,
         evidence,
@@ -236,6 +238,13 @@ def _rotated(
         rotation=turn,
         rotation_excess=0.0 if full or turn is None or rotation is None else rotation.excess,
     )
+
+
+def _turning(layer_map: tuple[tuple[int, int], ...], turn: FloatArray | None, *, lean: bool = False) -> Plan:
+    """The plan of a rotation: the suspect is turned back, or the source to the suspect where that is narrower."""
+    if turn is None or len(turn) == turn.shape[1]:
+        return Plan(layer_map, turn, True, lean=lean)
+    return Plan(layer_map, None, True, NarrowTurn(turn), lean)
 
 
 def _proven_layers(
@@ -295,13 +304,13 @@ def _measure(
     facts, arrays = [], {}
     for index, pair in enumerate(align(mine, theirs, plan)):
         deep = index in drawn or is_table_role(pair.place[0])
-        facts.append(_facts(pair, mine.model, deep=deep))
+        facts.append(_facts(pair, mine.model, plan, deep=deep))
         if index in drawn and pair.proven:
             arrays[index] = (pair.suspect_values, pair.source_values)
     missed = frozenset() if plan.lean else _changed_unseen(facts)
     for index, pair in enumerate(align(mine, theirs, plan)) if missed else ():
         if index in missed:
-            facts[index] = _facts(pair, mine.model, deep=True)
+            facts[index] = _facts(pair, mine.model, plan, deep=True)
             arrays[index] = (pair.suspect_values, pair.source_values)
     return tuple(facts), [arrays[index] for index in sorted(arrays)]
 
@@ -317,7 +326,7 @@ def _changed_unseen(facts: Sequence[PairFacts]) -> frozenset[int]:
     return frozenset(rest[int(k)] for k in chosen)
 
 
-def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
+def _facts(pair: AlignedPair, suspect: Model, plan: Plan, *, deep: bool) -> PairFacts:
     assert not isinstance(suspect.weights, Absent)
     info = suspect.weights.tensors[pair.suspect.tensor]
     source, values = pair.source_values, pair.suspect_values
@@ -331,17 +340,9 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
         residual = measure(source, values, info.dtype, spectral=deep)
     else:
         unscaled = values
-    lattice = delta = on_grid = None
-    if deep and pair.raw and pair.proven and residual.rho > 0.0 and pair.moved is None:
-        lattice = find_lattice(values, source)
-        if lattice is None and pair.suspect.transposed:  # groups along the rows of the matrix as it is stored
-            lattice = find_lattice(values.T, source.T)
-        on_grid = find_lattice(pair.source_values, unscaled)
-        if on_grid is not None and lattice is not None and not explains(lattice):
-            lattice = None  # the source's own grid, still to be seen in the suspect
-        delta = delta_grid(source, values)
-        if delta is None and pair.suspect.transposed:
-            delta = delta_grid(source.T, values.T)
+    grids = Grids()
+    if deep and pair.proven and residual.rho > 0.0 and pair.moved is None:
+        grids = find_grids(pair, source, unscaled, plan, info.dtype)
     return PairFacts(
         pair.place,
         pair.suspect,
@@ -351,9 +352,11 @@ def _facts(pair: AlignedPair, suspect: Model, *, deep: bool) -> PairFacts:
         pair.moved,
         pair.raw,
         residual,
-        lattice=lattice,
-        source_lattice=on_grid,
-        delta=delta,
+        lattice=grids.suspect,
+        source_lattice=grids.source,
+        delta=grids.difference,
+        replayed=grids.replayed,
+        remainder=grids.remainder,
         negated=pair.negated,
         reordered=pair.reordered,
         folded=folded,
@@ -414,6 +417,8 @@ def _borrow(
         left, right = facts[0].matrices[match.suspect], facts[1].matrices[match.source]
         if right.role is not None and right.role == dense_role(left.role or ""):
             continue  # an expert, or the same role
+        if expert_of(left.role) is not None and expert_of(right.role) is not None:
+            continue  # which expert is which is asked for all of a layer at once
         if is_table_role(left.role) and is_table_role(right.role):
             continue  # a head that was untied
         if right.role is not None and left.role != right.role:  # opaque, or claiming another role than it has

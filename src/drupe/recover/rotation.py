@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drupe.readers.interface import FloatArray
-from drupe.recover.parts import TOKEN_ROLES, Parts
+from drupe.recover.parts import OUTPUT_ROLES, TOKEN_ROLES, Parts
 from drupe.recover.tokens import shared_tokens, token_table
 
 MIN_TOKENS, MAX_TOKENS = 8192, 32768
@@ -24,6 +24,8 @@ EXACT_WIDTH = 2048
 """Width up to which C is computed in float64; beyond, float32 halves the time and costs 1e-5 of the values."""
 NEAR_IDENTITY = 0.2
 """Root mean square distance of a rotation from the identity below which it is none."""
+RIDGE = 1e-6
+"""Of the mean variance of the table, added to that of every direction."""
 MIN_EIGENVALUE = 1e-10
 """Ratio of the smallest to the largest eigenvalue of C'C from which they give the polar factor to 1e-6."""
 
@@ -40,9 +42,16 @@ class Rotation:
     excess: float
 
     @property
+    def is_narrow(self) -> bool:
+        """Whether the suspect has fewer dimensions: Q (source's, suspect's) has orthonormal columns."""
+        return bool(self.matrix.shape[0] > self.matrix.shape[1])
+
+    @property
     def is_near_identity(self) -> bool:
         """Whether the basis is the source's own."""
         width = len(self.matrix)
+        if self.is_narrow:
+            return False
         return float(np.linalg.norm(self.matrix - np.eye(width))) < NEAR_IDENTITY * float(np.sqrt(width))
 
 
@@ -54,12 +63,18 @@ def find_rotation(a: Parts, b: Parts) -> Rotation | None:
     if tokens is None:
         return None
     mine, theirs = token_table(a, tokens.suspect), token_table(b, tokens.source)
-    if mine.shape[1] != theirs.shape[1]:
+    if mine.shape[1] > theirs.shape[1]:
         return None
     kind = np.float64 if mine.shape[1] <= EXACT_WIDTH else np.float32
     cross = theirs.T.astype(kind, copy=False) @ mine.astype(kind, copy=False)
     if not np.isfinite(cross).all():
         return None
+    if (
+        mine.shape[1] < theirs.shape[1]
+    ):  # C = G Q with G = E_o' E_o: its polar factor is Q when Q is square only
+        wide = theirs.astype(np.float64)
+        gram = wide.T @ wide
+        cross = np.linalg.solve(gram + RIDGE * float(np.trace(gram)) / len(gram) * np.eye(len(gram)), cross)
     matrix, singular = polar(cross)
     return Rotation(matrix, excess_of(singular, len(mine)))
 
@@ -81,7 +96,7 @@ def excess_of(singular: NDArray[np.float64], tokens: int) -> float:
 
 
 def polar(cross: NDArray[np.floating]) -> tuple[FloatArray, NDArray[np.float64]]:
-    """The orthogonal matrix nearest to C, (n, n), and C's singular values, in no order.
+    """The matrix with orthonormal columns nearest to C, (m, n) with m >= n, and C's singular values, in no order.
 
     C (C'C)^(-1/2), where that is well conditioned; else U V'.
 
@@ -91,7 +106,7 @@ def polar(cross: NDArray[np.floating]) -> tuple[FloatArray, NDArray[np.float64]]
     c = cross.astype(np.float64, copy=False)
     values, vectors = np.linalg.eigh(c.T @ c)
     if values[0] <= MIN_EIGENVALUE * values[-1]:
-        u, singular, vt = np.linalg.svd(c)
+        u, singular, vt = np.linalg.svd(c, full_matrices=False)
         nearest: NDArray[np.floating] = u @ vt
     else:
         singular = np.sqrt(values)
@@ -100,6 +115,20 @@ def polar(cross: NDArray[np.floating]) -> tuple[FloatArray, NDArray[np.float64]]
         nearest = 1.5 * nearest - 0.5 * (nearest @ (nearest.T @ nearest))
     result: FloatArray = nearest.astype(np.float32)
     return result, singular
+
+
+@dataclass(frozen=True, slots=True)
+class NarrowTurn:
+    """Q (source's width, suspect's), orthonormal columns: brings the source into the suspect's dimensions."""
+
+    matrix: FloatArray
+
+    def apply(self, role: str, source: FloatArray) -> FloatArray | None:
+        """None when the matrix does not live in the residual stream."""
+        width = len(self.matrix)
+        if role.rpartition(".")[2] in OUTPUT_ROLES:
+            return self.matrix.T @ source if source.shape[0] == width else None
+        return source @ self.matrix if source.shape[1] == width else None
 
 
 def undo_rotation(role: str, suspect: FloatArray, q: FloatArray) -> FloatArray:
