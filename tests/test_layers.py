@@ -72,7 +72,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recover.refine",),
     ("recover.refine",),
     ("recover.findings",),
-    ("recover.feedback",),
+    ("recover.feedback", "recover.layers"),
     ("recover.lineage",),
     # judgement
     ("code_fit",),

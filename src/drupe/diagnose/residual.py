@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -253,6 +253,12 @@ def _quantised(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcom
     if feedback is not None and _is_compensated(feedback, grids, pool):
         reason = msg("diagnosis.compensated", energy=f"{feedback.energy:.2f}", hidden=f"{HIDDEN_CHANGE:.1f}")
         return Outcome((change,), False, (reason,))
+    fill = float(np.median([grid.fill for grid in grids])) if grids else 0.0
+    if c.lineage is not None and fill > 1.0 and not _is_trained(pool) and pool.kurtosis <= MAX_NOISE_KURTOSIS:
+        rest = replace(pool, sigma=pool.sigma * float(np.sqrt(1.0 - 1.0 / fill**2)), floor=0.0)
+        white = msg("diagnosis.white", **_numbers(pool))
+        white_noise = _noise(rest, c.lineage)
+        return Outcome((white_noise, change) if fill**2 > 2.0 else (change, white_noise), False, (white,))
     trained = _training(pool)
     reason = msg("diagnosis.quantised_trained", beyond=f"{beyond:.1%}", edge=f"{pool.edge:.2f}")
     return Outcome((trained, change) if pool.rho > 0.3 else (change, trained), False, (reason,))
@@ -353,13 +359,23 @@ def _bits(scheme: str) -> int | None:
 
 def _pruned(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:
     zeros = float(np.median([pair.residual.new_zeros for pair in pairs]))
-    kept = float(np.median([pair.residual.kept_equal for pair in pairs]))
-    if zeros < MIN_PRUNED or kept < KEPT_EQUAL:
+    if zeros < MIN_PRUNED or c.lineage is None:
         return None
     regular = float(np.median([pair.residual.two_of_four for pair in pairs])) >= MIN_REGULAR
     pattern = "2:4" if regular else "unstructured"
     change = Transformation(Kind.PRUNED, {"sparsity": round(zeros, 4), "pattern": pattern})
-    return Outcome((change,), False, (msg("diagnosis.pruned", zeros=f"{zeros:.0%}"),))
+    reason = msg("diagnosis.pruned", zeros=f"{zeros:.0%}")
+    if float(np.median([pair.residual.kept_equal for pair in pairs])) >= KEPT_EQUAL:
+        return Outcome((change,), False, (reason,))
+    seen = [pair for pair in pairs if not np.isnan(pair.residual.edge)]
+    pruned = [pair.kept for pair in seen if pair.kept is not None]
+    if len(pruned) < LATTICE_SHARE * max(len(seen), 1):
+        return None
+    left = _pool(pruned)
+    rest = _noise_or_training(left, c.lineage)
+    is_larger = 2.0 * left.rho**2 > pool.rho**2
+    changes = (*rest.changes, change) if is_larger else (change, *rest.changes)
+    return Outcome(changes, False, (reason, *rest.reasons))
 
 
 def _rescaled(c: Comparison, pairs: Sequence[PairFacts], pool: _Pool) -> Outcome | None:

@@ -24,6 +24,7 @@ from drupe.recover.units import (
     SIGNIFICANT_Z,
     RowMap,
     in_order,
+    is_reordered,
     mapped_z,
     match_rows,
     recover_rows,
@@ -124,7 +125,7 @@ def align(a: Parts, b: Parts, plan: Plan) -> Iterator[AlignedPair]:
             yield pair
     controls: dict[str, float] = {}
     for i, j in plan.layer_map:
-        yield from _layer(a, b, i, j, plan, controls)
+        yield from align_layer(a, b, i, j, plan, controls)
 
 
 def _token_pair(
@@ -287,9 +288,10 @@ def _times(values: FloatArray, gain: FloatArray | None) -> FloatArray:
     return values if gain is None else values * gain
 
 
-def _layer(
+def align_layer(
     a: Parts, b: Parts, i: int, j: int, plan: Plan, controls: dict[str, float]
 ) -> Iterator[AlignedPair]:
+    """The matrices of one layer; ``controls`` by role, filled as they are met."""
     roles = sorted({role for role, layer in a.places if layer == i and (plan.full or is_sampled(role))})
     pairs = {role: _plain(a, b, (role, i), (_dense(role, j, b), j), plan) for role in roles}
     found = {}
@@ -448,8 +450,17 @@ def _move(pair: AlignedPair, rows: RowMap, whole: FloatArray, z: float) -> Align
     source = _units(role, whole[partner])
     last = role.rpartition(".")[2]
     kind = "units" if last in ("gate", "up", "down") else "experts" if last == "router" else "heads"
-    reordered = bool((np.diff(partner) < 0).any())
-    moved = replace(pair, suspect_values=suspect, source_values=source, z=z, moved=kind, reordered=reordered)
+    reordered = is_reordered(partner)
+    stored = None if pair.stored is None else _units(role, _units(role, pair.stored)[found])
+    moved = replace(
+        pair,
+        suspect_values=suspect,
+        source_values=source,
+        stored=stored,
+        z=z,
+        moved=kind,
+        reordered=reordered,
+    )
     return replace(moved, partners=np.stack([mine, theirs], axis=1), control=0.0)
 
 

@@ -49,6 +49,8 @@ class PairFacts:
     delta: DeltaGrid | None = None
     replayed: Lattice | None = None
     """The rounding of the source that explains most of the difference, where no grid is seen."""
+    kept: Residual | None = None
+    """What is left where the suspect is not zero, when it is so in many places."""
     remainder: Residual | None = None
     """What is left beside that rounding."""
     negated: bool = False

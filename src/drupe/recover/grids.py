@@ -16,6 +16,7 @@ from drupe.lattice import DeltaGrid, Lattice, delta_grid, explains, find_lattice
 from drupe.readers.interface import FloatArray
 from drupe.recover.align import AlignedPair, Plan
 from drupe.recover.hidden import HiddenMap
+from drupe.recover.parts import OUTPUT_ROLES
 from drupe.recover.rotation import undo_rotation
 from drupe.replay import replay
 from drupe.residual import Residual, measure
@@ -68,6 +69,9 @@ def _views(
     if isinstance(plan.hidden, HiddenMap) and plan.hidden.kept == 1.0:
         restore = plan.hidden.restore
         yield restore(pair.place[0], values), restore(pair.place[0], source)
+    if pair.partners is not None and pair.place[0].rpartition(".")[2] in OUTPUT_ROLES:
+        order = np.argsort(pair.partners[:, 1])  # columns in the source's order
+        yield values[:, order], source[:, order]
     if pair.suspect.transposed:  # groups along the rows of the matrix as it is stored
         yield values.T, source.T
 

@@ -25,6 +25,7 @@ from drupe.recover.feedback import feedback
 from drupe.recover.findings import Basis, Lineage, Matches, PairFacts
 from drupe.recover.grids import Grids, find_grids
 from drupe.recover.hidden import find_hidden
+from drupe.recover.layers import complete, map_layers, proven_layers, settled
 from drupe.recover.parts import Parts, Place, dense_role, parts_of
 from drupe.recover.permuted import compare_rows
 from drupe.recover.profile_opaque import compare_opaque
@@ -40,6 +41,9 @@ from drupe.signals.sketch.facts import WeightFacts
 from drupe.stats import log10_at_least
 
 SPREAD_LAYERS = 8
+MANY_ZEROS, DISTINCT = 0.02, 0.8
+"""Share of new zeros from which pruning is thought of, and of distinct values among the others: 0.95 in bf16 rows of
+100, 0.6 on a torn grid of four bits."""
 SPECTRAL_PAIRS = 16
 """Pairs whose residual spectrum, grid and singular directions are computed; equality is checked on all."""
 ENOUGH_PAIRS = 8
@@ -152,23 +156,27 @@ def _in_place(
 ) -> Lineage:
     mine, theirs = _borrow(a, b, evidence, facts)
     voted = map_layers(mine, theirs, evidence, facts)
-    layer_map = _complete(mine, theirs, voted)
+    layer_map = complete(mine, theirs, voted)
     chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
     mine = in_order(mine, theirs, chosen)
     hidden = find_hidden(mine, theirs) if full and _is_narrower(mine, theirs) else None
-    pairs, arrays = _measure(mine, theirs, Plan(chosen, None, full, hidden))
+    plan = Plan(chosen, None, full, hidden)
+    if full:
+        plan = settled(mine, theirs, plan, voted)
+        layer_map = plan.layer_map
+    pairs, arrays = _measure(mine, theirs, plan)
     doubtful = 2 * sketch.agreement - 1 < PLAIN_CORRELATION
     vectors = compare_vectors(a, b) if full else (None, None)
     tensors = match_tensors(a, b, _names(a), _names(b)) if full and _opaque(a, b) else {}
     profile = _NO_PROFILE
     if chosen and (full or (doubtful and escalate)):
-        profile = profiles.compare(mine, theirs, spread(chosen, 6 if full else 3), sparing=not full)
+        profile = profiles.compare(mine, theirs, spread(plan.layer_map, 6 if full else 3), sparing=not full)
     return Lineage(
         Basis.RAW,
         evidence,
         profile,
         full=full,
-        layer_map=_proven_layers(layer_map, pairs, voted),
+        layer_map=proven_layers(layer_map, pairs, voted),
         pairs=pairs,
         spectrum=spectra.compare(arrays) if full and not profile.proves_descent and doubtful else None,
         vectors_equal=vectors[0],
@@ -199,19 +207,20 @@ def _rotated(
     mine: Parts, theirs: Parts, evidence: Matches, profile: profiles.ProfileResult, *, full: bool
 ) -> Lineage:
     """Units answer alike, nothing agrees in place: find the rotation, refine it, measure what is left."""
-    layer_map = _complete(mine, theirs, profile.layer_map)
+    layer_map = complete(mine, theirs, profile.layer_map)
     # Turning a layer of 4,096 back takes seconds on two cores.
-    chosen = layer_map if full else spread(layer_map, 1)
+    chosen = layer_map if full else spread(profile.layer_map, 1)
     lean = not full
     hidden = find_hidden(mine, theirs)
     if hidden is not None:
-        pairs, arrays = _measure(mine, theirs, Plan(chosen, None, True, hidden, lean))
+        plan = settled(mine, theirs, Plan(chosen, None, True, hidden, lean), profile.layer_map)
+        pairs, arrays = _measure(mine, theirs, plan)
         return Lineage(
             Basis.RAW,
             evidence,
             profile,
             full=full,
-            layer_map=_proven_layers(layer_map, pairs, profile.layer_map),
+            layer_map=proven_layers(plan.layer_map if full else layer_map, pairs, profile.layer_map),
             pairs=pairs,
             spectrum=None if profile.proves_descent else spectra.compare(arrays),
             hidden=hidden,
@@ -226,13 +235,14 @@ def _rotated(
     turn = None if rotation is None or rotation.is_near_identity else rotation.matrix
     if rotation is not None and turn is not None and full and not rotation.is_narrow:
         turn = refine_rotation(align(mine, theirs, _turning(chosen, turn)), turn)
-    pairs, arrays = _measure(mine, theirs, _turning(chosen, turn, lean=lean))
+    plan = settled(mine, theirs, _turning(chosen, turn, lean=lean), profile.layer_map)
+    pairs, arrays = _measure(mine, theirs, plan)
     return Lineage(
         Basis.RAW if turn is None else Basis.ROTATED,
         evidence,
         profile,
         full=full,
-        layer_map=_proven_layers(layer_map, pairs, profile.layer_map),
+        layer_map=proven_layers(plan.layer_map if full else layer_map, pairs, profile.layer_map),
         pairs=pairs,
         spectrum=None if profile.proves_descent else spectra.compare(arrays),
         rotation=turn,
@@ -245,29 +255,6 @@ def _turning(layer_map: tuple[tuple[int, int], ...], turn: FloatArray | None, *,
     if turn is None or len(turn) == turn.shape[1]:
         return Plan(layer_map, turn, True, lean=lean)
     return Plan(layer_map, None, True, NarrowTurn(turn), lean)
-
-
-def _proven_layers(
-    layer_map: Sequence[tuple[int, int]], pairs: Sequence[PairFacts], kept: Sequence[tuple[int, int]]
-) -> tuple[tuple[int, int], ...]:
-    """Layers that were filled in stay in the map only when one of their pairs is proven (or was not tried)."""
-    tried = {pair.place[1] for pair in pairs}
-    proven = {pair.place[1] for pair in pairs if pair.proven}
-    return tuple((i, j) for i, j in layer_map if i in proven or i not in tried or (i, j) in kept)
-
-
-def _complete(mine: Parts, theirs: Parts, found: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The layers that the profile left out (layer 0, thinned ones): by the offset of their neighbours."""
-    known = dict(found)
-    if not known:
-        return ()
-    result = []
-    for i in mine.layers:
-        near = min(known, key=lambda k: abs(k - i))
-        j = known.get(i, i + known[near] - near)
-        if j in theirs.layers:
-            result.append((i, j))
-    return tuple(result)
 
 
 def _tables(
@@ -341,7 +328,10 @@ def _facts(pair: AlignedPair, suspect: Model, plan: Plan, *, deep: bool) -> Pair
     else:
         unscaled = values
     grids = Grids()
-    if deep and pair.proven and residual.rho > 0.0 and pair.moved is None:
+    kept = None
+    if deep and residual.new_zeros >= MANY_ZEROS and _is_continuous(values):
+        kept = measure(np.where(values == 0, np.float32(0.0), source), values, info.dtype)
+    if deep and pair.proven and residual.rho > 0.0:
         grids = find_grids(pair, source, unscaled, plan, info.dtype)
     return PairFacts(
         pair.place,
@@ -356,6 +346,7 @@ def _facts(pair: AlignedPair, suspect: Model, plan: Plan, *, deep: bool) -> Pair
         source_lattice=grids.source,
         delta=grids.difference,
         replayed=grids.replayed,
+        kept=kept,
         remainder=grids.remainder,
         negated=pair.negated,
         reordered=pair.reordered,
@@ -365,6 +356,13 @@ def _facts(pair: AlignedPair, suspect: Model, plan: Plan, *, deep: bool) -> Pair
         gains=pair.gains,
         shape=(values.shape[0], values.shape[1]),
     )
+
+
+def _is_continuous(values: FloatArray) -> bool:
+    """Whether values other than zero seldom repeat within a row: on a coarse grid, zeros are a place like others."""
+    rows = values[:: max(1, len(values) // 32)]
+    shares = [len(np.unique(row[row != 0])) / count for row in rows if (count := np.count_nonzero(row))]
+    return bool(shares) and float(np.median(shares)) >= DISTINCT
 
 
 def _scales(pair: AlignedPair, residual: Residual) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -378,33 +376,6 @@ def _scales(pair: AlignedPair, residual: Residual) -> tuple[NDArray[np.float64],
     if left >= FOLDED_REST * float(np.linalg.norm(values - source)):
         return None
     return unit_scales(source, values, 200)
-
-
-def map_layers(
-    mine: Parts, theirs: Parts, evidence: Matches, facts: tuple[WeightFacts, WeightFacts]
-) -> tuple[tuple[int, int], ...]:
-    """Suspect layer -> source layer, by vote of the matched matrices; unmatched layers are left out.
-
-    When only the sum over equal roles was significant, the layers of that sum are taken.
-    """
-    left, right = ({m: p for p, m in parts.places.items()} for parts in (mine, theirs))
-    votes: dict[int, Counter[int]] = {}
-    for match in evidence.strong:
-        here = left.get(facts[0].matrices[match.suspect])
-        there = right.get(facts[1].matrices[match.source])
-        if here and there and here[1] is not None and there[1] is not None:
-            votes.setdefault(here[1], Counter())[there[1]] += 1
-    if votes:
-        return tuple((i, _winner(votes[i], i)) for i in sorted(votes))
-    pairs = [(facts[0].matrices[i].layer, facts[1].matrices[j].layer) for i, j in evidence.by_role]
-    return tuple(sorted({(i, j) for i, j in pairs if i is not None and j is not None}))
-
-
-def _winner(votes: Counter[int], layer: int) -> int:
-    """Most votes; among equals the layer of the same number, else the smallest (repeated layers are equal)."""
-    most = max(votes.values())
-    equals = [j for j, count in votes.items() if count == most]
-    return layer if layer in equals else min(equals)
 
 
 def _borrow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ MAX_ROWS = 256
 """Rows of the permutation test."""
 MOVED_GAIN = 1.1
 """A map must raise the permutation z by this factor over the rows as they stand."""
+MISPLACED = 0.05
+"""Share of rows that wrong partners may leave out of order; after long training a few units look like others."""
 SIGNIFICANT_Z = 6.0
 """Permutation z of one matrix from which its rows are taken as corresponding (p < 1e-9)."""
 
@@ -81,6 +84,21 @@ def row_permutation_z(suspect: FloatArray, source: FloatArray) -> float:
     centred = cosines - cosines.mean(axis=0) - cosines.mean(axis=1, keepdims=True) + cosines.mean()
     variance = float((centred**2).sum()) / max(rows - 1, 1)
     return float(np.trace(centred)) / np.sqrt(variance) if variance > 0 else 0.0
+
+
+def is_reordered(partners: NDArray[np.intp]) -> bool:
+    """Whether rows stand in another order, not only with gaps and a few wrong partners.
+
+    By the longest increasing subsequence: two halves that changed places leave a half of the rows outside of it.
+
+    >>> is_reordered(np.array([0, 2, 3, 7, 9])), is_reordered(np.array([3, 4, 5, 0, 1, 2]))
+    (False, True)
+    """
+    tails: list[int] = []
+    for value in partners.tolist():
+        place = bisect_left(tails, value)
+        tails[place : place + 1] = [value]
+    return len(tails) < (1.0 - MISPLACED) * len(partners)
 
 
 @dataclass(frozen=True, slots=True)
