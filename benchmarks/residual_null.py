@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import zoo
 from drupe.comparison import compare
 from drupe.diagnose import diagnose
-from drupe.diagnose.residual import CLEAR_EDGE, MIN_CLEAR
+from drupe.diagnose.pool import CLEAR_EDGE, MIN_CLEAR
 from drupe.fingerprint import extract
 from drupe.model import open_model
 from drupe.sources.locator import open_tree

@@ -10,7 +10,7 @@ import pytest
 
 import zoo
 from drupe.comparison import AUTO, Budget
-from drupe.diagnose.residual import FEEDBACK_EXCESS
+from drupe.diagnose.quantised import FEEDBACK_EXCESS
 from drupe.recover.feedback import excess
 from gptq import gptq, round_with_feedback
 from pairs import judged

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from drupe.diagnose.residual import EDGE_SD, TRAINED_EDGE, TRAINED_Z
+from drupe.diagnose.pool import EDGE_SD, TRAINED_EDGE, TRAINED_Z
 from drupe.residual import (
     cast_of,
     excess_kurtosis,

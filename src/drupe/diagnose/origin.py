@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 
 from drupe.comparison import Comparison
-from drupe.diagnose.residual import TRAINED_EDGE
+from drupe.diagnose.pool import TRAINED_EDGE
 from drupe.messages import Message, msg
 from drupe.recover.findings import Basis, Lineage
 from drupe.recover.spectrum import Start
