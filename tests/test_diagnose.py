@@ -236,3 +236,57 @@ def test_training_under_noise_is_seen_while_it_is_larger(tmp_path: Path) -> None
     assert result.relation == "derived"
     hidden = judged(edited("r0_ft", ("noise", {"sigma": 0.5})), "r0", tmp_path)
     assert hidden.relation == "equivalent"  # true of what can be seen; the report says how much noise hides
+
+
+@pytest.mark.parametrize(
+    ("base", "edits", "kinds"),
+    [
+        (
+            "r0",
+            (("prune", {"sparsity": 0.3}), ("quantise", {"bits": 4, "group": 32})),
+            {"pruned", "quantised"},
+        ),
+        ("r0_ft", (("prune", {"sparsity": 0.3}),), {"pruned", "fine_tuned"}),
+        ("r0_ft", (("rescale_units", {}),), {"fine_tuned", "rescaled"}),
+        (
+            "r0",
+            (("noise", {"sigma": 0.1}), ("quantise", {"bits": 4, "group": 32})),
+            {"gaussian_noise", "quantised"},
+        ),
+        ("r0", (("quantise", {"bits": 8}), ("noise", {"sigma": 0.02})), {"gaussian_noise", "quantised"}),
+        (
+            "r0",
+            (("quantise", {"bits": 4}), ("permute_units", {}), ("rotate", {})),
+            {"quantised", "rotated", "permuted"},
+        ),
+        (
+            "r0",
+            (("rotate", {}), ("permute_heads", {}), ("quantise", {"bits": 4})),
+            {"quantised", "rotated", "permuted"},
+        ),
+        ("r0", (("rotate", {}), ("map_layers", {"order": [0, 2, 3]})), {"rotated", "layers_dropped"}),
+        (
+            "r0",
+            (("permute_vocabulary", {}), ("extend_vocabulary", {"count": 32})),
+            {"permuted", "vocabulary_changed"},
+        ),
+    ],
+)
+def test_several_changes_are_all_named(
+    base: str, edits: tuple[tuple[str, dict[str, object]], ...], kinds: set[str], tmp_path: Path
+) -> None:
+    assert judged(edited(base, *edits), "r0", tmp_path).kinds - {"continued_pretraining"} == kinds
+
+
+@pytest.mark.parametrize("strangers", [("r1", "r0"), ("r2", "r0")])
+def test_no_composition_makes_strangers_related(strangers: tuple[str, str], tmp_path: Path) -> None:
+    for number, edits in enumerate(
+        (
+            (("rotate", {}), ("prune_hidden", {"keep": 0.75})),
+            (("quantise", {"bits": 4}), ("permute_hidden", {"flip": True})),
+            (("rotate", {}), ("map_layers", {"order": [1, 0, 3]}), ("quantise", {"bits": 8})),
+            (("prune", {"sparsity": 0.5}), ("permute_units", {}), ("noise", {"sigma": 0.5})),
+        )
+    ):
+        found = judged(edited(strangers[0], *edits), strangers[1], tmp_path / str(number))
+        assert found.label not in RELATED

@@ -42,6 +42,8 @@ class Lattice:
     """
     scheme: str | None = None
     """Name of a code that is no even grid."""
+    far_zeros: float = 0.0
+    """Share of the far entries at which B is zero: nearly all when A was pruned first."""
 
 
 def explains(lattice: Lattice) -> bool:
@@ -133,7 +135,9 @@ def _lattice(
         bits = max(2, int(np.ceil(np.log2(2 * places.size - 1))))
         distance = distance / _room(a, b, steps, places)
     fill = float(np.sqrt(12.0 * np.mean(np.minimum(distance, 4.0) ** 2)))
-    return Lattice(bits, group, symmetric, share, float((distance > 0.55).mean()), fill)
+    far = distance > 0.55
+    zeros = float((b[far] == 0).mean()) if far.any() else 0.0
+    return Lattice(bits, group, symmetric, share, float(far.mean()), fill, far_zeros=zeros)
 
 
 def _uneven_places(b: FloatArray, steps: FloatArray) -> NDArray[np.intp] | None:

@@ -45,6 +45,8 @@ UNSEEN_FILL = 1.5
 """Size of the errors of any matrix over that of the measured ones; at most 1.2 with GPTQ."""
 MAX_ROUNDING = 0.5
 """Relative change beyond which two packings of the same weights are not taken for such: 2 bits leave 0.4."""
+PRUNED_FIRST = 0.8
+"""Share of values beyond half a step that are zero now: a quarter after noise, all after pruning."""
 MIN_BESIDE = 0.2
 """Change beside a replayed rounding, over the whole difference, below which it is rounding of the scales."""
 LATTICE_SHARE = 0.5
@@ -75,6 +77,10 @@ def quantised(c: Comparison, pairs: Sequence[PairFacts], pool: Pool) -> Outcome 
     if feedback is not None and _is_compensated(feedback, grids, pool):
         reason = msg("diagnosis.compensated", energy=f"{feedback.energy:.2f}", hidden=f"{HIDDEN_CHANGE:.1f}")
         return Outcome((change,), False, (reason,))
+    if grids and float(np.median([grid.far_zeros for grid in grids])) >= PRUNED_FIRST:
+        zeros = float(np.median([pair.residual.new_zeros for pair in tested if pair.lattice is not None]))
+        pruned = Transformation(Kind.PRUNED, {"sparsity": round(zeros, 4), "pattern": "unstructured"})
+        return Outcome((pruned, change), False, (msg("diagnosis.pruned", zeros=f"{zeros:.0%}"),))
     fill = float(np.median([grid.fill for grid in grids])) if grids else 0.0
     if c.lineage is not None and fill > 1.0 and not is_trained(pool) and pool.kurtosis <= MAX_NOISE_KURTOSIS:
         rest = replace(pool, sigma=pool.sigma * float(np.sqrt(1.0 - 1.0 / fill**2)), floor=0.0)

@@ -30,6 +30,8 @@ MIN_PRUNED = 0.05
 MIN_REGULAR = 0.95
 """Share of groups of four with just two zeros from which pruning is called 2:4."""
 KEPT_EQUAL = 0.99
+MIN_FOLDED = 4
+"""Pairs with scales that are no accident when they are most of those of two roles: units rescaled between them."""
 
 
 def classify(c: Comparison, lineage: Lineage) -> Outcome:
@@ -87,7 +89,11 @@ def _with_outside(outcome: Outcome, lineage: Lineage, pool: Pool) -> Outcome:
 def _with_folding(outcome: Outcome, pairs: Sequence[PairFacts]) -> Outcome:
     """What was left after scales of rows and columns were undone, and these scales."""
     folded = [pair for pair in pairs if pair.folded is not None]
-    if 2 * len(folded) < len(pairs) or Kind.RESCALED in {change.kind for change in outcome.changes}:
+    roles = {role: [pair for pair in pairs if pair.place[0] == role] for role in {p.place[0] for p in pairs}}
+    whole = sum(2 * sum(pair.folded is not None for pair in some) > len(some) for some in roles.values())
+    if (2 * len(folded) < len(pairs) and (whole < 2 or len(folded) < MIN_FOLDED)) or Kind.RESCALED in {
+        change.kind for change in outcome.changes
+    }:
         return outcome
     factors = {pair.suspect.label: round(pair.folded.scale, 5) for pair in folded[:64] if pair.folded}
     change = Transformation(Kind.RESCALED, {"factors": factors})

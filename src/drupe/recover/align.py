@@ -155,9 +155,9 @@ def _token_pair(
     z = row_permutation_z(suspect, source)
     partners = np.stack([tokens.suspect[taken], tokens.source[taken]], axis=1)
     found = AlignedPair(place, mine, theirs, suspect, source, False, z, partners=partners, gains=gains)
-    if mine.rows != theirs.rows:
+    if mine.rows != theirs.rows and not is_reordered(partners[:, 1]):
         return found
-    return replace(found, moved="vocabulary", reordered=True) if found.proven else in_place
+    return replace(found, moved="vocabulary", reordered=True) if found.proven else in_place or found
 
 
 def _plain(
