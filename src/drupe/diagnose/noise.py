@@ -12,13 +12,15 @@ from drupe.recover.findings import PairFacts
 CONCENTRATION = 0.2
 """Share of a trained change that its strongest direction holds, at least: 0.20 to 0.96 (median matrix 0.31 to 0.96)
 in the 28 trainings of the zoo; short ones, which could hide, hold 0.45 and more."""
+SHORT_CONCENTRATION = 0.45
+"""The same of changes by less than three tenths of the weights."""
 
 
 def noise(sigma: float, floor: float, values: int, excess: float, hidden: float) -> Transformation:
     """sigma^2 = var(D) / (1 + excess) - floor^2, interval sigma (1 +- 1.96 / sqrt(2n)).
 
     ``excess``: what the error of a rotation adds. It is that of matrices without preferred directions; half of the
-    correction is left as doubt. ``hidden``: see :func:`hidden_change`, in units of sigma.
+    correction is left as doubt. ``hidden``: see :func:`hidden_change`, here relative to the weights.
     """
     clean = float(np.sqrt(max(sigma**2 / (1.0 + excess) - floor**2, 0.0)))
     half = clean * (1.96 / float(np.sqrt(2.0 * max(values, 1))) + excess / 4.0)
@@ -26,7 +28,7 @@ def noise(sigma: float, floor: float, values: int, excess: float, hidden: float)
         "relative_sigma": round(clean, 6),
         "low": round(clean - half, 6),
         "high": round(clean + half, 6),
-        "hidden_change": round(hidden * sigma, 6),
+        "hidden_change": round(hidden, 6),
     }
     return Transformation(Kind.GAUSSIAN_NOISE, parameters)
 

@@ -172,12 +172,19 @@ def numbers_of(pool: Pool) -> dict[str, str]:
     }
 
 
-def white_noise(pool: Pool, lineage: Lineage) -> Transformation:
-    """The level from which a trained direction is seen is that of the pooled test (:func:`_is_trained`)."""
+def seen_change(pool: Pool, lineage: Lineage) -> float:
+    """Relative size from which a trained change would be seen in the residual, white as it is.
+
+    The level is that of the pooled test (:func:`is_trained`).
+    """
     least = max(float(np.log(MIN_TRAINED_EDGE)), TRAINED_Z * EDGE_SD / float(np.sqrt(max(pool.pairs, 1))))
     level = min(float(np.exp(least)), TRAINED_EDGE)
-    hidden = hidden_change(pairs_of(lineage), level)
-    return noise(pool.sigma, pool.floor, pool.values, lineage.rotation_excess, hidden)
+    return hidden_change(pairs_of(lineage), level) * pool.sigma
+
+
+def white_noise(pool: Pool, lineage: Lineage) -> Transformation:
+    """Noise, with the largest trained change that it could hide."""
+    return noise(pool.sigma, pool.floor, pool.values, lineage.rotation_excess, seen_change(pool, lineage))
 
 
 def training(pool: Pool) -> Transformation:

@@ -11,7 +11,9 @@ import numpy as np
 
 from drupe.comparison import Comparison
 from drupe.diagnose.kinds import Kind, Transformation
+from drupe.diagnose.noise import CONCENTRATION, SHORT_CONCENTRATION
 from drupe.diagnose.pool import (
+    CONTINUED_RHO,
     FLOAT_ROUNDING,
     MAX_NOISE_KURTOSIS,
     MIN_CLEAR,
@@ -23,6 +25,7 @@ from drupe.diagnose.pool import (
     noise_or_training,
     numbers_of,
     pool_of,
+    seen_change,
     training,
     white_noise,
 )
@@ -81,15 +84,26 @@ def quantised(c: Comparison, pairs: Sequence[PairFacts], pool: Pool) -> Outcome 
         zeros = float(np.median([pair.residual.new_zeros for pair in tested if pair.lattice is not None]))
         pruned = Transformation(Kind.PRUNED, {"sparsity": round(zeros, 4), "pattern": "unstructured"})
         return Outcome((pruned, change), False, (msg("diagnosis.pruned", zeros=f"{zeros:.0%}"),))
-    fill = float(np.median([grid.fill for grid in grids])) if grids else 0.0
-    if c.lineage is not None and fill > 1.0 and not is_trained(pool) and pool.kurtosis <= MAX_NOISE_KURTOSIS:
-        rest = replace(pool, sigma=pool.sigma * float(np.sqrt(1.0 - 1.0 / fill**2)), floor=0.0)
+    noise = _noise_before(c, grids, pool)
+    if noise is not None:
         white = msg("diagnosis.white", **numbers_of(pool))
-        beside = white_noise(rest, c.lineage)
-        return Outcome((beside, change) if fill**2 > 2.0 else (change, beside), False, (white,))
+        is_larger = 2.0 * float(str(noise.parameters["relative_sigma"])) ** 2 > pool.sigma**2
+        return Outcome((noise, change) if is_larger else (change, noise), False, (white,))
     trained = training(pool)
     reason = msg("diagnosis.quantised_trained", beyond=f"{beyond:.1%}", edge=f"{pool.edge:.2f}")
     return Outcome((trained, change) if pool.rho > 0.3 else (change, trained), False, (reason,))
+
+
+def _noise_before(c: Comparison, grids: Sequence[Lattice], pool: Pool) -> Transformation | None:
+    """Noise under the rounding, when what is left beside it is white and so large that training would be seen."""
+    fill = float(np.median([grid.fill for grid in grids])) if grids else 0.0
+    if c.lineage is None or fill <= 1.0 or is_trained(pool) or pool.kurtosis > MAX_NOISE_KURTOSIS:
+        return None
+    beside = pool.sigma * float(np.sqrt(1.0 - 1.0 / fill**2))
+    share = CONCENTRATION if beside >= CONTINUED_RHO else SHORT_CONCENTRATION
+    if beside < seen_change(pool, c.lineage) * CONCENTRATION / share:
+        return None
+    return white_noise(replace(pool, sigma=beside, floor=0.0), c.lineage)
 
 
 def _replayed(c: Comparison, tested: Sequence[PairFacts], pool: Pool) -> Outcome | None:
