@@ -230,20 +230,26 @@ def experts_right(pair: Pair, result: Result) -> bool | None:
     )
 
 
+ARTEFACTS = frozenset({"quantised", "pruned", "depth_upscaled", "width_pruned", "moe_upcycled"})
+"""What is made of a source and cannot be undone: the edited side came after."""
+
+
 def direction_table(scored: Sequence[Scored]) -> Iterator[str]:
     """Who was made of whom, where the change is long or leaves an artefact."""
-    yield "| half | pairs | answered | right of the answered | siblings |"
-    yield "|---|---|---|---|---|"
+    yield "| half | cue | pairs | answered | right of the answered | siblings |"
+    yield "|---|---|---|---|---|---|"
     for half, held in HALVES.items():
-        chosen = [(p, r) for p, r in scored if p.held == held and "error" not in r and "direction" in p.truth]
-        long = [(p, r) for p, r in chosen if is_long(p, r) and p.row != "siblings"]
-        answered = [(p, r) for p, r in long if r["direction"] != "undetermined"]
-        right = sum(r["direction"] == p.truth["direction"] for p, r in answered)
+        mine = [(p, r) for p, r in scored if p.held == held and "error" not in r]
+        chosen = [(p, r) for p, r in mine if "direction" in p.truth]
         kin = [r["direction"] for p, r in chosen if p.row == "siblings"]
         told = ", ".join(f"{name} {kin.count(name)}" for name in sorted(set(kin)))
-        yield (
-            f"| {half} | {len(long)} | {share(len(answered), len(long))} | {share(right, len(answered))} | {told} |"
-        )
+        long = [(r, p.truth["direction"]) for p, r in chosen if is_long(p, r) and p.row != "siblings"]
+        made = [(r, "suspect_from_source") for p, r in mine if p.related and set(p.kinds) & ARTEFACTS]
+        for cue, asked, others in (("a change of 0.3 and more", long, told), ("an artefact", made, "")):
+            answered = [(r, truth) for r, truth in asked if r["direction"] != "undetermined"]
+            right = sum(r["direction"] == truth for r, truth in answered)
+            cells = (share(len(answered), len(asked)), share(right, len(answered)), others)
+            yield f"| {half} | {cue} | {len(asked)} | " + " | ".join(cells) + " |"
 
 
 def is_long(pair: Pair, result: Result) -> bool:

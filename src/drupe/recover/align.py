@@ -47,6 +47,8 @@ TABLE_Z = 12.0
 LEAN_ROWS = 1024
 """Rows (units, tokens) of a matrix that a lean plan turns back."""
 Numbers = NDArray[np.intp]
+Gains = tuple[FloatArray | None, FloatArray | None]
+"""Norm gains that were folded into the columns of the suspect and of the source."""
 SAMPLE_ROWS = 64
 """Rows of a matrix that a sampled comparison reads (one window of columns each)."""
 
@@ -97,8 +99,7 @@ class AlignedPair:
     """The suspect's values before a rotation was undone."""
     partners: Numbers | None = None
     """(k, 2): units or tokens of the suspect, and of the source, that belong together; None: all stand in place."""
-    gains: tuple[FloatArray | None, FloatArray | None] = (None, None)
-    """The norm gains that were folded into the columns of the suspect and of the source."""
+    gains: Gains = (None, None)
     control: float = 0.0
     """Smallest |z| of the same matrix against other layers of the source: structure that all layers share."""
 
@@ -264,9 +265,6 @@ def _drop_empty_rows(
     if not _is_output(role) and not is_table_role(role):
         numbers = np.flatnonzero(kept) if numbers is None else numbers[kept]
     return suspect[kept], source[kept], numbers
-
-
-Gains = tuple[FloatArray | None, FloatArray | None]
 
 
 def _gains(a: Parts, b: Parts, mine: Place, theirs: Place, sides: tuple[Matrix, Matrix], plan: Plan) -> Gains:
