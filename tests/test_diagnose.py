@@ -267,6 +267,16 @@ def test_training_under_noise_is_seen_while_it_is_larger(tmp_path: Path) -> None
         ("r0", (("rotate", {}), ("map_layers", {"order": [0, 2, 3]})), {"rotated", "layers_dropped"}),
         (
             "r0",
+            (("map_layers", {"order": [0, 1, 2, 1, 2, 3]}), ("prune_hidden", {"keep": 0.75})),
+            {"depth_upscaled", "width_pruned"},
+        ),
+        (
+            "r0",
+            (("quantise", {"bits": 8, "group": 0}), ("prune_hidden", {"keep": 0.75})),
+            {"quantised", "width_pruned"},
+        ),
+        (
+            "r0",
             (("permute_vocabulary", {}), ("extend_vocabulary", {"count": 32})),
             {"permuted", "vocabulary_changed"},
         ),

@@ -52,16 +52,14 @@ def complete(mine: Parts, theirs: Parts, found: Sequence[tuple[int, int]]) -> tu
     return tuple(result)
 
 
-def settled(mine: Parts, theirs: Parts, plan: Plan, known: Sequence[tuple[int, int]]) -> Plan:
-    """The plan with filled-in layers where they are proven: as their neighbours say, else at any other place."""
+def settled(mine: Parts, theirs: Parts, plan: Plan, pairs: Sequence[PairFacts]) -> Plan:
+    """The plan with layers of which nothing is proven put where something is, if there is such a place."""
+    proven = {pair.place[1] for pair in pairs if pair.proven}
+    taken = {j for i, j in plan.layer_map if i in proven}
     found = []
     for i, guess in plan.layer_map:
-        if (i, guess) in known:
-            found.append((i, guess))
-            continue
-        taken = {j for _, j in known}
-        rest = sorted(set(theirs.layers) - {guess}, key=lambda j: (j in taken, abs(j - guess)))
-        places = (j for j in (guess, *rest) if _is_proven(mine, theirs, i, j, plan))
+        rest = () if i in proven else sorted(set(theirs.layers) - {guess}, key=lambda j: (j in taken, j))
+        places = (j for j in rest if _is_proven(mine, theirs, i, j, plan))
         found.append((i, next(places, guess)))
     return replace(plan, layer_map=tuple(found))
 

@@ -160,11 +160,8 @@ def _in_place(
     chosen = layer_map if full else spread(layer_map, SPREAD_LAYERS)
     mine = in_order(mine, theirs, chosen)
     hidden = find_hidden(mine, theirs) if full and _is_narrower(mine, theirs) else None
-    plan = Plan(chosen, None, full, hidden)
-    if full:
-        plan = settled(mine, theirs, plan, voted)
-        layer_map = plan.layer_map
-    pairs, arrays = _measure(mine, theirs, plan)
+    plan, pairs, arrays = _settle_and_measure(mine, theirs, Plan(chosen, None, full, hidden))
+    layer_map = plan.layer_map if full else layer_map
     doubtful = 2 * sketch.agreement - 1 < PLAIN_CORRELATION
     vectors = compare_vectors(a, b) if full else (None, None)
     tensors = match_tensors(a, b, _names(a), _names(b)) if full and _opaque(a, b) else {}
@@ -182,7 +179,7 @@ def _in_place(
         vectors_equal=vectors[0],
         vectors_change=vectors[1],
         tables_only=bool(pairs) and not any(pair.proven and _is_hidden(pair.place) for pair in pairs),
-        feedback=feedback(a, b, pairs, sparing=not full) if full or escalate else None,
+        feedback=feedback(a, b, pairs, sparing=not full) if hidden is None and (full or escalate) else None,
         tensors=tensors,
         hidden=hidden,
         gains=gain_correlation(a, b, tensors) if full else None,
@@ -213,8 +210,7 @@ def _rotated(
     lean = not full
     hidden = find_hidden(mine, theirs)
     if hidden is not None:
-        plan = settled(mine, theirs, Plan(chosen, None, True, hidden, lean), profile.layer_map)
-        pairs, arrays = _measure(mine, theirs, plan)
+        plan, pairs, arrays = _settle_and_measure(mine, theirs, Plan(chosen, None, True, hidden, lean))
         return Lineage(
             Basis.RAW,
             evidence,
@@ -235,8 +231,7 @@ def _rotated(
     turn = None if rotation is None or rotation.is_near_identity else rotation.matrix
     if rotation is not None and turn is not None and full and not rotation.is_narrow:
         turn = refine_rotation(align(mine, theirs, _turning(chosen, turn)), turn)
-    plan = settled(mine, theirs, _turning(chosen, turn, lean=lean), profile.layer_map)
-    pairs, arrays = _measure(mine, theirs, plan)
+    plan, pairs, arrays = _settle_and_measure(mine, theirs, _turning(chosen, turn, lean=lean))
     return Lineage(
         Basis.RAW if turn is None else Basis.ROTATED,
         evidence,
@@ -279,6 +274,17 @@ def _tables(
         spectrum=spectra.compare(arrays),
         tables_only=True,
     )
+
+
+def _settle_and_measure(
+    mine: Parts, theirs: Parts, plan: Plan
+) -> tuple[Plan, tuple[PairFacts, ...], list[tuple[FloatArray, FloatArray]]]:
+    """The facts, with layers that are proven nowhere tried at other places, where everything may be read."""
+    pairs, arrays = _measure(mine, theirs, plan)
+    better = settled(mine, theirs, plan, pairs) if plan.full and not plan.lean else plan
+    if better.layer_map != plan.layer_map:
+        pairs, arrays = _measure(mine, theirs, better)
+    return better, pairs, arrays
 
 
 def _measure(
