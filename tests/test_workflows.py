@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import drupe
+import zoo
 from drupe import document, workflows
 from drupe.comparison import FULL, SAMPLE
 from drupe.errors import FormatError, LimitError, LocatorError, OfflineError, UsageError
 from drupe.messages import Message
 from hostile_files import save_small
-from zoo_files import MODELS
+from zoo_files import MODELS, read_model, save
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +175,19 @@ def test_the_public_names_of_the_package_are_these_verbs() -> None:
     assert drupe.inspect is workflows.inspect
     assert drupe.sketch is workflows.sketch
     assert drupe.load_report is workflows.load_report
+
+
+def test_what_every_layer_inherits_is_said(tmp_path: Path) -> None:
+    """A layer of another model in the middle, and one left out."""
+    other, model = read_model("r1"), zoo.apply(read_model("r0"), "map_layers", order=[0, 1, 3])
+    foreign = {n: v for n, v in other.tensors.items() if n.startswith("model.layers.1.")}
+    save(model.with_tensors({**model.tensors, **foreign}), tmp_path / "mixed")
+    weights = compared(tmp_path / "mixed", MODELS / "r0")["components"]["weights"]
+    assert weights["relation"] == "partial"
+    assert weights["layers"] == [
+        {"layer": 0, "source": 0, "inherited": 1.0},
+        {"layer": 1, "source": None, "inherited": 0.0},
+        {"layer": 2, "source": 3, "inherited": 1.0},
+    ]
+    independent = compared(MODELS / "r1", MODELS / "r0")["components"]["weights"]
+    assert "layers" not in independent

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata, resources
 
-from drupe.diagnose import Diagnosis, PartResult, Transformation
+from drupe.diagnose import Diagnosis, PartResult, Transformation, layer_shares
 from drupe.document_schema import Checker
 from drupe.errors import FormatError
 from drupe.messages import Message
@@ -100,7 +100,21 @@ def _weights(d: Diagnosis, base: Json) -> dict[str, Json]:
         "transformations": [_transformation(item) for item in d.transformations],
         "direction": d.direction,
         "parts": [_part(part) for part in d.parts],
+        **({"layers": layers} if (layers := _layers(d)) else {}),
     }
+
+
+def _layers(d: Diagnosis) -> list[Json]:
+    """What every layer inherits, part by part where a model was judged so."""
+    whole = [(None, d)] if not d.parts else []
+    parts = [(part.name, part.diagnosis) for part in d.parts if part.diagnosis is not None]
+    found: list[Json] = []
+    for name, diagnosis in (*whole, *parts):
+        for share in layer_shares(diagnosis):
+            entry: dict[str, Json] = {"layer": share.layer, "source": share.source}
+            entry["inherited"] = round(share.inherited, 4)
+            found.append(entry if name is None or len(d.parts) == 1 else {"part": name, **entry})
+    return found
 
 
 def _part(part: PartResult) -> dict[str, Json]:

@@ -3,6 +3,15 @@
 from drupe.diagnose.diagnosis import diagnose
 from drupe.diagnose.kinds import SURFACE, Kind, Transformation
 from drupe.diagnose.origin import Origin
-from drupe.diagnose.result import Diagnosis, PartResult
+from drupe.diagnose.result import Diagnosis, PartResult, layer_shares
 
-__all__ = ["SURFACE", "Diagnosis", "Kind", "Origin", "PartResult", "Transformation", "diagnose"]
+__all__ = [
+    "SURFACE",
+    "Diagnosis",
+    "Kind",
+    "Origin",
+    "PartResult",
+    "Transformation",
+    "diagnose",
+    "layer_shares",
+]
