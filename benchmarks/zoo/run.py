@@ -41,6 +41,7 @@ def tables(zoo: Path, *, wide: bool) -> str:
         ("Nulls", "nulls.py"),
         ("Three models", "triples.py"),
         ("Where it breaks", "power.py"),
+        ("Random compositions", "compositions.py"),
     )
     found += [f"### {title}\n\n{output(sys.executable, script, str(zoo))}" for title, script in rest]
     if wide:
