@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pico_recipes import Family
 from recipes import DEV, HELD, ROOTS, family_of, is_held, root_of
 
@@ -229,17 +230,18 @@ def _grids_moved(rotate: Edit, hidden: Edit, fold: frozenset[str]) -> Iterator[P
         {"experts": 4},
         fold,
     )
+    tuned = ("fine_tuned", "permuted")
     for seed in range(3):
-        order = (_edit("permute_experts", seed=seed),)
-        yield Plan("permuted experts", order, ("permuted",), families=("moe",))
-    yield Plan(
-        "permuted experts",
-        (_edit("permute_experts"),),
-        ("fine_tuned", "permuted"),
-        DERIVED,
-        ("moe",),
-        child="ft",
-    )
+        order, truth = (_edit("permute_experts", seed=seed),), {"order": _expert_order(seed)}
+        yield Plan("permuted experts", order, ("permuted",), families=("moe",), truth=truth)
+        yield Plan("permuted experts", order, tuned, DERIVED, ("moe",), truth, child="ft")
+
+
+def _expert_order(seed: int) -> dict[str, int]:
+    """``layer.expert`` of the suspect -> the source's expert, as tests/zoo_maps.py draws it."""
+    dice, sizes = np.random.default_rng(seed), HELD["moe"]
+    orders = [dice.permutation(sizes.experts) for _ in range(sizes.layers)]
+    return {f"{layer}.{new}": int(old) for layer, order in enumerate(orders) for new, old in enumerate(order)}
 
 
 def _children() -> Iterator[Pair]:

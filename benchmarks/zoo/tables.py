@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
-from recipes import root_of
+from recipes import DEV, HELD, family_of, root_of
 
 from drupe.stats import wilson
 from pairs import SEED, Pair, pairs
@@ -157,7 +157,8 @@ def parameter_table(scored: Sequence[Scored]) -> Iterator[str]:
         "merge shares within 0.02": shares_right,
         "merge method": method_right,
         "layer map": map_right,
-        "number of experts": experts_right,
+        "experts made of an FFN: number and layers": experts_right,
+        "order of the experts": order_right,
     }
     for name, check in checks.items():
         cells = []
@@ -221,13 +222,20 @@ def map_right(pair: Pair, result: Result) -> bool | None:
 
 
 def experts_right(pair: Pair, result: Result) -> bool | None:
-    """How many experts were made of an FFN."""
+    """How many experts were made of an FFN, each of the one in its own layer."""
+    if "experts" not in pair.truth:
+        return None
     found = _parameters(result, "moe_upcycled")
-    return (
-        None
-        if "experts" not in pair.truth
-        else found is not None and found["experts"] == pair.truth["experts"]
-    )
+    layers = {str(layer): layer for layer in range({**DEV, **HELD}[family_of(pair.source)].layers)}
+    return found is not None and found["experts"] == pair.truth["experts"] and found["map"] == layers
+
+
+def order_right(pair: Pair, result: Result) -> bool | None:
+    """Which expert of every layer is which."""
+    if "order" not in pair.truth:
+        return None
+    maps = [change["parameters"].get("map") for change in result["changes"] if change["kind"] == "permuted"]
+    return pair.truth["order"] in maps
 
 
 ARTEFACTS = frozenset({"quantised", "pruned", "depth_upscaled", "width_pruned", "moe_upcycled"})
