@@ -300,3 +300,20 @@ def test_no_composition_makes_strangers_related(strangers: tuple[str, str], tmp_
     ):
         found = judged(edited(strangers[0], *edits), strangers[1], tmp_path / str(number))
         assert found.label not in RELATED
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("keep", [None, 0.75])
+def test_what_a_rotation_leaves_is_judged_by_the_type_that_stores_it(
+    dtype: str, keep: float | None, tmp_path: Path
+) -> None:
+    """Half a percent of noise is rounding in bf16 only; a rotation alone leaves nothing in any type."""
+    exact = edited("r0", ("rotate", {}), *([("prune_hidden", {"keep": keep})] if keep else []))
+    kinds = {"rotated", "width_pruned"} if keep else {"rotated"}
+    plain = judged(edited(exact, ("cast", {"to": dtype})), "r0", tmp_path / "plain")
+    assert plain.kinds == kinds
+    if keep is not None:
+        return  # noise over fewer dimensions may read as training too: docs/limitations.md
+    noisy = edited(edited(exact, ("noise", {"sigma": 0.005})), ("cast", {"to": dtype}))
+    found = judged(noisy, "r0", tmp_path / "noisy").kinds
+    assert found == (kinds if dtype == "bf16" else kinds | {"gaussian_noise"})

@@ -34,6 +34,8 @@ FLOAT_ROUNDING = 3e-7
 """Relative change that float32 sums leave when they are taken in another order."""
 ROUNDING = 3.0
 """Changes below this many rounding errors of the storage type cannot be told from rounding."""
+REWRITE, TURNED = 6.0, 1e-4
+"""Change under a rotation, in rounding errors of the storage type, and as such in float32, that is no change."""
 MAX_FEW_ROWS = 0.5
 RANK_SLACK = 0.15
 """Share of a rank that rounding may add to it in single matrices."""
@@ -158,8 +160,8 @@ def _low_rank(lineage: Lineage) -> int | None:
 
 
 def _is_rewrite(pool: Pool, lineage: Lineage) -> bool:
-    """A rotation is undone up to the rounding of both files; what is left below 1 % is no change."""
-    return lineage.basis.value == "rotated" and pool.rho < 0.01
+    """A rotation is undone up to the rounding of both files and of the sums; what is left below that is no change."""
+    return lineage.basis.value == "rotated" and pool.rho < max(REWRITE * pool.floor, TURNED)
 
 
 def numbers_of(pool: Pool) -> dict[str, str]:

@@ -12,6 +12,7 @@ from drupe.diagnose.pool import (
     CLEAR_EDGE,
     FLOAT_ROUNDING,
     ROUNDING,
+    TURNED,
     Outcome,
     Pool,
     noise_or_training,
@@ -73,7 +74,7 @@ def _with_outside(outcome: Outcome, lineage: Lineage, pool: Pool) -> Outcome:
     if (
         lineage.rotation is not None
     ):  # noise of the other matrices turns the basis a little, tables show it best
-        trained = [rho for rho in trained if rho > pool.rho]
+        trained = [rho for rho in trained if rho > max(pool.rho, TURNED)]
     moved = lineage.vectors_change or 0.0
     noise = pool.rho if Kind.GAUSSIAN_NOISE in kinds else 0.0
     if trained:
