@@ -169,3 +169,20 @@ def test_stacked_experts_of_gguf_are_read_one_by_one(
         block = Block(matrix, 3, 40, 5, 50)
         assert np.array_equal(model.load(matrix), whole)
         assert np.array_equal(model.read([block])[0], whole[3:40, 5:50])
+
+
+@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("suspect", ["r0", "r1"])
+def test_fused_matrices_without_a_configuration_are_split_like_the_other_side(
+    family: str, suspect: str, folder: Path
+) -> None:
+    """The number of heads is in the configuration only; without it an exact copy read `partial`."""
+    bare = save(disguise(read_model(suspect), family), folder / f"bare-{family}-{suspect}")
+    (bare / "config.json").unlink()
+    source = save(disguise(r0(), family), folder / f"whole-{family}")
+    for one, other in ((bare, source), (source, bare)):
+        label, weights = compared(one, other)
+        if suspect == "r0":
+            assert (label, weights["relation"], weights["shared_fraction"]) == ("copy", "identical", 1.0)
+        else:
+            assert label not in ("copy", "derivative")
