@@ -317,3 +317,17 @@ def test_what_a_rotation_leaves_is_judged_by_the_type_that_stores_it(
     noisy = edited(edited(exact, ("noise", {"sigma": 0.005})), ("cast", {"to": dtype}))
     found = judged(noisy, "r0", tmp_path / "noisy").kinds
     assert found == (kinds if dtype == "bf16" else kinds | {"gaussian_noise"})
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_little_training_after_rounding_is_no_copy(share: float, tmp_path: Path) -> None:
+    """The rounding is replayed, so that what was learned after it is seen, however small beside its errors."""
+    source, tuned = read_model("r0"), read_model("r0_ft")
+    rounded = edited("r0", ("quantise", {"bits": 4, "group": 32}))
+    learned = {name: share * (tuned.tensors[name] - source.tensors[name]) for name in source.tensors}
+    suspect = rounded.with_tensors({name: values + learned[name] for name, values in rounded.tensors.items()})
+    found = judged(edited(suspect, ("cast", {"to": "fp32"})), "r0", tmp_path)
+    assert found.label == "derivative"
+    assert found.kinds >= {"quantised", "fine_tuned"}
+    alone = judged(edited(rounded, ("cast", {"to": "fp32"})), "r0", tmp_path / "alone")
+    assert (alone.label, "fine_tuned" in alone.kinds) == ("copy", False)

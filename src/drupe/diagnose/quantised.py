@@ -114,7 +114,10 @@ def _replayed(c: Comparison, tested: Sequence[PairFacts], pool: Pool) -> Outcome
     change = _grid_change(c, [pair.replayed for pair in rounded if pair.replayed], by_storage=False)
     left = pool_of([pair.remainder for pair in rounded if pair.remainder])
     reason = msg("diagnosis.replayed", share=f"{1.0 - (left.rho / pool.rho) ** 2:.1%}")
-    if left.sigma < ROUNDING * max(left.floor, FLOAT_ROUNDING) or left.rho < MIN_BESIDE * pool.rho:
+    # The error of a rotation has directions, too: beside it a small remainder tells nothing.
+    is_blurred = c.lineage.rotation is not None or not is_trained(left)
+    is_small = left.rho < MIN_BESIDE * pool.rho and is_blurred
+    if is_small or left.sigma < ROUNDING * max(left.floor, FLOAT_ROUNDING):
         return Outcome((change,), False, (reason,))
     rest = noise_or_training(left, c.lineage)
     is_smaller = 2.0 * left.rho**2 > pool.rho**2
